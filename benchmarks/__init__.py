@@ -1,0 +1,1 @@
+"""Every performance claim as a program: ``python -m benchmarks NAME [--quick] [--json]``."""

@@ -1,0 +1,1 @@
+"""How users launch each workload, and the demo."""

@@ -1,0 +1,171 @@
+"""The command ``slipway``. Every verb imports its part when it is used, so that ``--help`` is quick."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from runtime import env, log
+from runtime.errors import ExitCode, PlatformError, UserError
+from runtime.version import __version__
+
+STATUS_CODES = {"Completed": 0, "Failed": 1, "Stopped": 3}
+"""Exit codes of ``slipway run``."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the executable ``slipway``.
+
+    Returns:
+        0; 1 for a failed job or a mistake of the user; 2 for a wrong command line or a fault of the platform;
+        3 for a stopped job.
+    """
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    log.configure(host="slipway")
+    verb: Callable[[argparse.Namespace], int] = flags.verb
+    try:
+        return verb(flags)
+    except UserError as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        return int(ExitCode.USER_ERROR)
+    except PlatformError as error:
+        sys.stderr.write(f"slipway: {error}\n")
+        return int(ExitCode.PLATFORM_ERROR)
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; Python would complain again at its own end.
+        sys.stdout = None
+        return int(ExitCode.COMPLETED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from runtime.local.flags import add_flags
+
+    parser = argparse.ArgumentParser(prog="slipway", description="Runs and explains training jobs on this machine.")
+    parser.add_argument("--version", action="version", version=f"slipway {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="run a training job on this machine")
+    add_flags(run)
+    run.set_defaults(verb=_run)
+    plan = verbs.add_parser("plan", help="print what `train` would launch here and why; launches nothing")
+    plan.add_argument("--json", action="store_true")
+    plan.add_argument("--settings", action="store_true", help="print every setting and environment variable instead")
+    plan.set_defaults(verb=_plan)
+    report = verbs.add_parser("report", help="make the profile report of a run")
+    report.add_argument("directory", metavar="DIR", help="output directory of a run")
+    report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
+    report.add_argument("--out", metavar="FILE.html", help="default DIR/report.html")
+    report.add_argument("--json", action="store_true", help="print the figures instead")
+    report.set_defaults(verb=_report)
+    return parser
+
+
+def _run(flags: argparse.Namespace) -> int:
+    from runtime.local.flags import read_flags
+    from runtime.local.request import parse_request
+    from runtime.local.runner import run_job
+    from runtime.local.summary import describe
+
+    request, options = read_flags(flags, env.process_environ())
+    spec, warnings = parse_request(request)
+    if spec.image:
+        warnings.append(f"image {spec.image!r} is not started: engine process runs the job with this Python")
+    for warning in warnings:
+        log.Log("local").warning(warning)
+    record = run_job(spec, options)
+    if options.as_json:
+        print(json.dumps(record.as_json(), indent=2))
+    else:
+        print(describe(record))
+    return STATUS_CODES.get(record.status, 1)
+
+
+def _plan(flags: argparse.Namespace) -> int:
+    from runtime.launcher import prepare
+    from runtime.paths import Paths
+
+    environ = env.process_environ()
+    if flags.settings:
+        return _settings(environ, as_json=flags.json)
+    job, _, plan = prepare(Paths.from_environ(environ), environ)
+    if flags.json:
+        choices = [{"name": item.name, "value": item.value, "reason": item.reason} for item in plan.choices]
+        ranks = [{"rank": rank.rank, "local_rank": rank.local_rank} for rank in plan.ranks]
+        facts: dict[str, Any] = {
+            "job": job.name,
+            "host": job.current_host,
+            "hosts": list(plan.topology.hosts),
+        }
+        facts |= {"command": list(plan.command), "cwd": plan.cwd, "ranks": ranks, "choices": choices}
+        print(json.dumps(facts, indent=2))
+        return 0
+    print(f"job {job.name}, host {job.current_host} of {', '.join(plan.topology.hosts)}")
+    print(f"each of ranks {plan.ranks[0].rank}-{plan.ranks[-1].rank} in {plan.cwd}: {' '.join(plan.command)}")
+    _table([("CHOICE", "VALUE", "BECAUSE"), *((item.name, item.value, item.reason) for item in plan.choices)])
+    return 0
+
+
+def _settings(environ: env.Environ, *, as_json: bool) -> int:
+    from dataclasses import fields
+
+    from runtime.job import read_job
+    from runtime.paths import Paths
+    from runtime.settings import Settings, resolve
+
+    settings = resolve(read_job(Paths.from_environ(environ), environ).hyperparameters, environ)
+    rows = [
+        (
+            f"slipway_{item.name}",
+            str(getattr(settings, item.name)),
+            settings.origin(item.name),
+            item.metadata["meaning"],
+        )
+        for item in fields(Settings)
+        if item.name != "origins"
+    ]
+    variables = [(item.name, item.set_by, item.meaning) for item in env.VARIABLES]
+    if as_json:
+        tables = {
+            "settings": [dict(zip(("name", "value", "origin", "meaning"), row, strict=True)) for row in rows],
+            "environment": [dict(zip(("name", "set_by", "meaning"), row, strict=True)) for row in variables],
+        }
+        print(json.dumps(tables, indent=2))
+        return 0
+    _table([("SETTING", "VALUE", "FROM", "MEANING"), *rows])
+    print("\nEach is the hyperparameter slipway_NAME, or the variable SLIPWAY_NAME. Other variables:\n")
+    _table([("VARIABLE", "SET BY", "MEANING"), *variables])
+    return 0
+
+
+def _table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+
+
+def _report(flags: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from runtime.profile.report import build_report, summarise
+
+    directory = Path(flags.directory)
+    compare = Path(flags.compare) if flags.compare else None
+    if flags.json:
+        facts = dict(summarise(directory))
+        if compare is not None:
+            facts["compare"] = summarise(compare)
+        print(json.dumps(facts, indent=2))
+        return 0
+    page = build_report(directory, compare)
+    target = Path(flags.out) if flags.out else directory / "report.html"
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}", fix="choose another --out") from error
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

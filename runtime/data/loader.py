@@ -1,0 +1,363 @@
+"""`run.data`: batches of one channel on this rank's device, resumable to the batch."""
+
+import contextlib
+import random
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+
+import numpy as np
+import torch
+import torch.utils.data
+
+from runtime.data.order import BatchSlice, Division, Order, global_order, num_batches, slice_batch
+from runtime.data.sources import Array, BadSample, Source
+from runtime.errors import UserError
+from runtime.log import Log
+
+if TYPE_CHECKING:
+    from runtime.profile.phases import Phase
+
+log = Log("data")
+
+STATE_FORMAT = 1
+OnBad = Literal["raise", "skip"]
+Transform = Callable[[Array], Any]
+AUTO_WORKERS_MOST = 8
+"""More loader workers per rank than this rarely decode faster than one GPU trains; set `workers` to go beyond."""
+
+
+class Batch(tuple[torch.Tensor, torch.Tensor]):
+    """``(x, y)``; unpack it. ``padding`` and ``skipped`` say what is no sample of its own."""
+
+    padding: int = 0
+    """How many of the last samples are repeats, to be kept out of counts and metrics."""
+    skipped: int = 0
+    """Samples that could not be read and are missing here (only with ``on_bad="skip"``)."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples that count."""
+        return len(self[1]) - self.padding
+
+
+class DataState(NamedTuple):
+    """Where we are: the same on every rank, a few hundred bytes."""
+
+    epoch: int
+    batch: int
+    """Next batch of the epoch."""
+
+
+class Extent(NamedTuple):
+    """How much data there is: of one rank's view, or agreed by all ranks."""
+
+    digest: str
+    samples: int
+    batches: int
+    """Per epoch."""
+
+
+class Data:
+    """One channel as batches. Iterate once per epoch; `state_dict` belongs into the checkpoint."""
+
+    def __init__(  # noqa: PLR0913 - the arguments of run.data, gathered by Run
+        self,
+        source: Source,
+        *,
+        name: str,
+        division: Division,
+        seed: int,
+        shuffle: bool,
+        workers: int,
+        on_bad: OnBad,
+        transform: Transform | None,
+        device: torch.device,
+        sample: int,
+        hooks: "Hooks",
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            source: opened channel.
+            name: the channel's.
+            division: how batches are cut for this rank.
+            seed: of the shuffle.
+            shuffle: a new order in every epoch.
+            workers: loader processes; 0: read in this process.
+            on_bad: what an unreadable sample does.
+            transform: from a sample's array to what a batch stacks; None: images become float32 [channels, height,
+                width] in [0, 1], arrays stay as they are.
+            device: where batches go.
+            sample: use only this many samples, spread evenly; 0: all.
+            hooks: what the Run wants to know of our progress.
+        """
+        self.name = name
+        self.classes = source.classes
+        self.num_samples_in_channel = len(source)
+        total = len(source)
+        # Spread evenly, so that a sample of label folders has every label.
+        self._chosen = np.arange(total) if not 0 < sample < total else np.arange(sample) * total // sample
+        self._source = source
+        self._division = division
+        self._seed = seed
+        self._shuffle = shuffle
+        self._workers = workers
+        self._on_bad: OnBad = on_bad
+        self._transform = transform
+        self._device = device
+        self._hooks = hooks
+        self._state = DataState(0, 0)
+        self.skipped = 0
+        self._agreed: Extent | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in use: all of the channel, or ``slipway_sample`` of them."""
+        return len(self._chosen)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per step over all ranks."""
+        return self._division.global_batch * self._division.shards
+
+    @property
+    def epoch(self) -> int:
+        """Epoch under way, counted from 0."""
+        return self._state.epoch
+
+    @property
+    def position(self) -> int:
+        """Batches of this epoch that have been given out."""
+        return self._state.batch
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample as a batch stacks it, read from the first sample."""
+        # Several, for the case that the first one is among those to be skipped.
+        batch = self._reader().load(BatchSlice(0, tuple(range(min(8, self.num_samples_in_channel))), 0))
+        return tuple(batch[0].shape[1:])
+
+    def __len__(self) -> int:
+        """Batches per epoch, equal on every rank."""
+        return self.agree().batches
+
+    def agree(self) -> Extent:
+        """Return how much data the job has, agreed by all ranks the first time; then every rank must ask."""
+        if self._agreed is None:
+            mine = Extent(self._source.digest, self.num_samples, num_batches(self.num_samples, self._division))
+            self._agreed = self._hooks.agree(self.name, mine)
+        return self._agreed
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Give out the rest of this epoch."""
+        total = len(self)
+        if total == 0:
+            raise UserError(
+                f"Channel {self.name!r} gives no batch: {self.num_samples} samples, global batch "
+                f"{self.global_batch}, last='drop'",
+                fix="use a smaller batch_size, or last='short'",
+            )
+        order = self._chosen[
+            global_order(
+                self.num_samples,
+                digest=self._source.digest,
+                seed=self._seed,
+                epoch=self._state.epoch,
+                shuffle=self._shuffle,
+            )
+        ]
+        batches = iter(self._loader(_Slices(order, range(self._state.batch, total), self._division)))
+        self._hooks.before_first_batch()
+        try:
+            while not self._hooks.at_end():
+                self._hooks.enter("data")
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                if isinstance(batch, UserError):
+                    raise batch
+                batch = self._to_device(batch)
+                self._state = DataState(self._state.epoch, self._state.batch + 1)
+                self._hooks.enter("compute")
+                yield batch
+        finally:
+            self._hooks.enter("other")
+        if self._state.batch >= total:
+            self.next_epoch()
+
+    def next_epoch(self) -> None:
+        """Go to the beginning of the next epoch."""
+        self._state = DataState(self._state.epoch + 1, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where we are."""
+        extent = self.agree()
+        return {
+            "format": STATE_FORMAT,
+            "digest": extent.digest,
+            "samples": extent.samples,
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "global_batch": self.global_batch,
+            "epoch": self._state.epoch,
+            "batch": self._state.batch,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go to where a checkpoint was.
+
+        Raises:
+            UserError: the data, the seed or the global batch are others than in the checkpoint.
+        """
+        state = state_dict
+        if state["format"] > STATE_FORMAT:
+            raise UserError(f"The data position has format {state['format']}; this runtime reads up to {STATE_FORMAT}")
+        here = self.state_dict()
+        words = {"digest": "files", "samples": "number of samples", "global_batch": "global batch"}
+        for key in ("digest", "samples", "seed", "shuffle", "global_batch"):
+            if state[key] != here[key]:
+                raise UserError(
+                    f"Channel {self.name!r} has another {words.get(key, key)} than the checkpoint: {here[key]!r}, "
+                    f"was {state[key]!r}",
+                    allowed="a position means something only in the same order of samples",
+                    fix="run with the old value, or begin anew with slipway_resume=off",
+                )
+        self._state = DataState(state["epoch"], state["batch"])
+
+    def _reader(self) -> "_Reader":
+        return _Reader(self._source, self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}")
+
+    def _loader(self, slices: "_Slices") -> "torch.utils.data.DataLoader[Batch | UserError]":
+        return torch.utils.data.DataLoader(
+            cast("torch.utils.data.Dataset[Batch | UserError]", self._reader()),
+            sampler=cast(Any, slices),
+            batch_size=None,  # a slice is a whole batch
+            collate_fn=_as_it_is,
+            num_workers=min(self._workers, len(slices)),
+            # Its own generator: the loader would else draw from the global one, and a resumed run would draw again.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _to_device(self, batch: Batch) -> Batch:
+        if batch.skipped:
+            self.skipped += batch.skipped
+            log.warning(f"channel {self.name!r}: {self.skipped} unreadable samples skipped so far")
+        moved = Batch(cast(Any, (part.to(self._device, non_blocking=True) for part in batch)))
+        moved.padding, moved.skipped = batch.padding, batch.skipped
+        return moved
+
+
+class Hooks(Protocol):
+    """What data tells the rest of its rank, and asks it."""
+
+    def enter(self, phase: "Phase") -> None:
+        """A phase of the step begins."""
+        ...
+
+    def before_first_batch(self) -> None:
+        """The first batch of an iteration is about to be made."""
+        ...
+
+    def at_end(self) -> bool:
+        """Whether no further batch is wanted."""
+        ...
+
+    def agree(self, channel: str, mine: Extent) -> Extent:
+        """Return the extent on which all ranks agree."""
+        ...
+
+
+class _Slices:
+    """The slices of an epoch, cut when they are wanted: an epoch may have millions."""
+
+    def __init__(self, order: Order, numbers: range, division: Division) -> None:
+        self._order = order
+        self._numbers = numbers
+        self._division = division
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[BatchSlice]:
+        return (slice_batch(self._order, number, self._division) for number in self._numbers)
+
+
+class _Reader:
+    """Slices to batches; lives in a loader worker, or in this process."""
+
+    def __init__(self, source: Source, transform: Transform | None, on_bad: OnBad, key: str) -> None:
+        self._source = source
+        self._transform = transform
+        self._on_bad = on_bad
+        self._key = key
+
+    def __getitem__(self, part: BatchSlice) -> "Batch | UserError":
+        try:
+            return self.load(part)
+        except UserError as error:
+            return error  # as a value: a loader worker would wrap the message in its own traceback
+
+    def load(self, part: BatchSlice) -> Batch:
+        """Read, transform and stack one slice."""
+        xs: list[torch.Tensor] = []
+        ys: list[torch.Tensor] = []
+        skipped = padding = 0
+        real = len(part.indices) - part.padding
+        for position, index in enumerate(part.indices):
+            try:
+                x, y = self._source.read(index)
+            except BadSample as error:
+                if self._on_bad == "raise":
+                    raise UserError(
+                        f"Unreadable sample: {error}",
+                        fix="replace or remove the file, or pass on_bad='skip' to run.data",
+                    ) from error
+                skipped += position < real  # a repeat that is missing is no lost sample
+                continue
+            padding += position >= real
+            xs.append(self._apply(x, index))
+            ys.append(torch.as_tensor(y))
+        if not xs:
+            raise UserError(
+                f"None of the {len(part.indices)} samples of a batch can be read", fix="look at the channel's files"
+            )
+        try:
+            batch = Batch(cast(Any, (torch.stack(xs), torch.stack(ys))))
+        except RuntimeError as error:
+            shapes = sorted({tuple(x.shape) for x in xs})
+            raise UserError(
+                f"Samples of different shapes cannot be stacked: {shapes[:4]}",
+                fix="pass transform= to run.data, which brings them to one shape",
+            ) from error
+        batch.padding, batch.skipped = padding, skipped
+        return batch
+
+    def _apply(self, x: Array, index: int) -> torch.Tensor:
+        if self._transform is None:
+            if self._source.images:
+                pixels = torch.from_numpy(x.astype(np.float32) / np.float32(np.iinfo(x.dtype).max))
+                return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+            return torch.from_numpy(np.array(x))  # a copy: a mapped array is read-only
+        with _own_randomness(f"{self._key}/{index}"):
+            return torch.as_tensor(self._transform(x))
+
+
+def _as_it_is(batch: object) -> object:
+    return batch
+
+
+@contextlib.contextmanager
+def _own_randomness(key: str) -> Generator[None]:
+    """Random transforms depend on (seed, epoch, sample) alone: not on workers, ranks or an interruption."""
+    seed = zlib.crc32(key.encode())
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

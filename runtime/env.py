@@ -1,0 +1,94 @@
+"""Every environment variable that Slipway reads or writes, in one table, and the only door to them.
+
+Settings of ours (``SLIPWAY_*``) stand in `runtime.settings` and are merged into the printed table. A policy test
+fails when a module reads ``os.environ`` or names a variable that is not listed here.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+Environ = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable."""
+
+    name: str
+    """A name that ends with ``*`` stands for a family."""
+    set_by: str
+    """``platform``, ``user``, ``launcher`` (ours, for ranks), ``local`` (our local platform) or ``system``."""
+    meaning: str
+
+
+VARIABLES = (
+    # The platform and its callers
+    Variable("SAGEMAKER_BASE_DIR", "user", "root of the contract's tree instead of /opt/ml"),
+    Variable("SAGEMAKER_PROGRAM", "user", "same as the hyperparameter sagemaker_program"),
+    Variable("SAGEMAKER_SUBMIT_DIRECTORY", "user", "same as the hyperparameter sagemaker_submit_directory"),
+    Variable("TRAINING_JOB_NAME", "platform", "name of the training job"),
+    Variable("TRAINING_JOB_ARN", "platform", "ARN of the training job"),
+    Variable("AWS_REGION", "platform", "region of the job"),
+    # torchrun's inner contract, which every PyTorch script understands
+    Variable("RANK", "launcher", "global rank, in [0, WORLD_SIZE)"),
+    Variable("LOCAL_RANK", "launcher", "rank on this host, in [0, LOCAL_WORLD_SIZE)"),
+    Variable("WORLD_SIZE", "launcher", "number of ranks over all hosts"),
+    Variable("LOCAL_WORLD_SIZE", "launcher", "number of ranks on this host"),
+    Variable("GROUP_RANK", "launcher", "rank of this host among the hosts of the world"),
+    Variable("GROUP_WORLD_SIZE", "launcher", "number of hosts in the world"),
+    Variable("ROLE_RANK", "launcher", "same as RANK; we have one role"),
+    Variable("ROLE_WORLD_SIZE", "launcher", "same as WORLD_SIZE; we have one role"),
+    Variable("ROLE_NAME", "launcher", "always 'default'"),
+    Variable("MASTER_ADDR", "launcher", "address of the coordinator host"),
+    Variable("MASTER_PORT", "launcher", "port of the ranks' rendezvous on the coordinator host"),
+    Variable("TORCHELASTIC_RESTART_COUNT", "launcher", "0: we never restart ranks inside one container"),
+    Variable("TORCHELASTIC_MAX_RESTARTS", "launcher", "0, as above"),
+    Variable("TORCHELASTIC_RUN_ID", "launcher", "name of the job"),
+    Variable("TORCHELASTIC_ERROR_FILE", "launcher", "where a rank writes its error record (JSON)"),
+    # Settings of libraries that we give a default when the user has set none
+    Variable("OMP_NUM_THREADS", "launcher", "CPUs of this host divided by its ranks, unless the user set it"),
+    Variable("PYTHONUNBUFFERED", "launcher", "1, so that log lines arrive at once"),
+    Variable("PYTHONPATH", "launcher", "the code directory, before what was there"),
+    Variable("GLOO_SOCKET_IFNAME", "launcher", "the verified network interface of the job"),
+    Variable("NCCL_SOCKET_IFNAME", "launcher", "the verified network interface of the job"),
+    Variable("CUDA_VISIBLE_DEVICES", "user", "respected when counting accelerators"),
+    # The SM_* family of the SageMaker toolkits
+    Variable("SM_*", "launcher", "the toolkits' view of the job; see docs/01-contract.md"),
+    # What the local platform lets through to the hosts that it plays; nothing else of this machine's environment
+    Variable("PATH", "system", "where programs are found; the directory of this Python is put before it"),
+    Variable("HOME", "system", "home directory"),
+    Variable("LANG", "system", "language and encoding; so is LC_ALL"),
+    Variable("LC_ALL", "system", "wins over LANG"),
+    Variable("TZ", "system", "time zone"),
+    Variable("TMPDIR", "system", "directory of temporary files"),
+    Variable("VIRTUAL_ENV", "system", "the virtual environment that is active"),
+    Variable("LD_LIBRARY_PATH", "system", "where shared libraries are found"),
+    # Our own wiring, not settings
+    Variable("SLIPWAY_HOST_ADDRESSES", "local", "name=address pairs, used instead of DNS: algo-1=127.0.0.2,..."),
+    Variable("SLIPWAY_STATE_DIR", "launcher", "where ranks leave progress, error and stop records"),
+    Variable("SLIPWAY_HOST", "launcher", "name of this host, for the log lines of ranks"),
+    Variable("SLIPWAY_IMAGE_FILE", "user", "JSON file with the image's defaults; default /etc/slipway/image.json"),
+)
+
+
+def process_environ() -> dict[str, str]:
+    """Return a copy of this process's environment: the one place that reads it."""
+    return dict(os.environ)
+
+
+def apply(values: Mapping[str, str]) -> None:
+    """Set variables in this process, for a library that can be configured in no other way."""
+    os.environ.update(values)
+
+
+def flag(value: str) -> bool | None:
+    """Read an on/off word; None when it is neither.
+
+    >>> flag("Off"), flag("1"), flag("maybe")
+    (False, True, None)
+    """
+    word = value.strip().lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    return False if word in {"0", "false", "no", "off"} else None

@@ -1,0 +1,266 @@
+"""The job as the platform describes it, read once and checked before anything is started.
+
+Reading is pure: it opens the contract's JSON files and changes nothing. Keys that old local modes leave out get the
+default noted at the field.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from runtime.env import Environ
+from runtime.errors import UserError, did_you_mean
+from runtime.paths import Paths
+
+INPUT_MODES = ("File", "FastFile", "Pipe")
+DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
+DEFAULT_GROUP = "homogeneousCluster"
+"""Name of the only group when the platform names none. Source: sagemaker-training 5.1.4."""
+
+JsonObject = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One named input of the job."""
+
+    name: str
+    path: Path
+    """Directory of a File or FastFile channel; for Pipe, the prefix of its FIFOs."""
+    input_mode: str = "File"
+    """One of `INPUT_MODES`."""
+    distribution: str = "FullyReplicated"
+    """One of `DISTRIBUTIONS`; EFS and FSx channels appear as File and FullyReplicated."""
+    content_type: str = ""
+    record_wrapper: str = "None"
+    """``None`` or ``RecordIO``."""
+    compression: str = "None"
+    """``None`` or ``Gzip``."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """One container of the job."""
+
+    name: str
+    """Such as ``algo-1``, or ``algo-1-x7jf7`` in the SDK's local mode."""
+    group: str = DEFAULT_GROUP
+    instance_type: str = "local"
+
+
+@dataclass(frozen=True)
+class InstanceGroup:
+    """A part of a heterogeneous cluster."""
+
+    name: str
+    instance_type: str
+    hosts: tuple[str, ...]
+    """In natural order; the platform writes them in any order."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job, seen from one host."""
+
+    paths: Paths
+    name: str = "local"
+    """``TRAINING_JOB_NAME``, else the hyperparameter ``sagemaker_job_name``, else ``local``."""
+    arn: str = ""
+    """``TRAINING_JOB_ARN``: the same after a restart, another one for another job; empty outside the service."""
+    hyperparameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    """As the file holds them: JSON-encoded by the SDK's framework estimators, plain from everybody else."""
+    channels: Mapping[str, Channel] = field(default_factory=dict[str, Channel])
+    current_host: str = "algo-1"
+    hosts: tuple[Host, ...] = (Host("algo-1"),)
+    """All hosts of all groups, in natural order: algo-2 before algo-10."""
+    groups: tuple[InstanceGroup, ...] = ()
+    """Empty when the platform names none."""
+    network_interface: str = ""
+    """As the platform names it; nobody has checked that it exists."""
+    checkpoint_path: Path | None = None
+    """None: the job has no CheckpointConfig, so nothing outlives the container."""
+    under_contract: bool = False
+    """False for ``python train.py`` on a laptop: no contract tree was there."""
+
+    @property
+    def host(self) -> Host:
+        """The host on which we are."""
+        return next(host for host in self.hosts if host.name == self.current_host)
+
+    def channel(self, name: str) -> Channel:
+        """Return a channel by name.
+
+        Raises:
+            UserError: the job has no such channel (names the ones it has).
+        """
+        if name in self.channels:
+            return self.channels[name]
+        have = did_you_mean(name, self.channels) or "The job has no channels."
+        raise UserError(
+            f"Channel {name!r} is not in this job",
+            allowed=have.replace("Choices:", "Channels:"),
+            fix=f'add it to the job (Estimator.fit(inputs={{"{name}": ...}}), --channel {name}=PATH, or alone '
+            f"on a laptop SM_CHANNEL_{name.upper()}=PATH), "
+            "or ask for one that is there",
+        )
+
+
+def natural_key(host: str) -> tuple[tuple[int, int | str], ...]:
+    """Sort key that puts algo-2 before algo-10 and accepts suffixes such as algo-1-x7jf7.
+
+    >>> sorted(["algo-10", "algo-2", "algo-1-zz"], key=natural_key)
+    ['algo-1-zz', 'algo-2', 'algo-10']
+    """
+    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", host) if part)
+
+
+def read_job(paths: Paths, environ: Environ) -> Job:
+    """Read the contract's files, or describe a world of one where there are none.
+
+    Args:
+        paths: the tree to read.
+        environ: for the job's name only.
+
+    Raises:
+        UserError: a file is unreadable or malformed, a host or channel is impossible.
+
+    Source: "Amazon SageMaker AI Training Toolkit" and "How Amazon SageMaker AI Provides Training Information",
+    developer guide.
+    """
+    if not paths.config.is_dir():
+        return Job(paths, name=environ.get("TRAINING_JOB_NAME") or "local", channels=_local_channels(paths))
+    hyperparameters = _read_hyperparameters(paths.config / "hyperparameters.json")
+    resources = _read_object(paths.config / "resourceconfig.json", missing={})
+    groups = _read_groups(resources, paths.config / "resourceconfig.json")
+    hosts, current = _read_hosts(resources, groups, paths.config / "resourceconfig.json")
+    checkpoint = _read_object(paths.config / "checkpointconfig.json", missing={})
+    return Job(
+        paths=paths,
+        name=environ.get("TRAINING_JOB_NAME") or hyperparameters.get("sagemaker_job_name", "").strip('"') or "local",
+        arn=environ.get("TRAINING_JOB_ARN", ""),
+        hyperparameters=hyperparameters,
+        channels=_read_channels(paths),
+        current_host=current,
+        hosts=hosts,
+        groups=groups,
+        network_interface=str(resources.get("network_interface_name") or ""),
+        checkpoint_path=_checkpoint_path(checkpoint, paths),
+        under_contract=True,
+    )
+
+
+def _checkpoint_path(config: JsonObject, paths: Paths) -> Path | None:
+    if not config:
+        return None
+    local = Path(str(config.get("LocalPath") or "/opt/ml/checkpoints"))
+    # A moved root moves the default with it; a path that the user chose elsewhere stays where it is.
+    inside = local.is_relative_to("/opt/ml")
+    return paths.base / local.relative_to("/opt/ml") if inside else local
+
+
+def _read_object(path: Path, missing: JsonObject | None = None) -> JsonObject:
+    """Read a JSON object; `missing` is returned for an absent file (None: absence is an error)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if missing is not None:
+            return missing
+        raise UserError(f"{path} is missing", fix="start the container through the platform or `slipway run`") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}", fix="check its owner, mode and encoding (UTF-8)") from error
+    try:
+        value: object = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not JSON: {error.msg} at line {error.lineno} column {error.colno}",
+            fix="write it anew; `slipway run` writes the files that the service writes",
+        ) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds {type(value).__name__}, not an object", fix='its text must begin with "{"')
+    return cast(JsonObject, value)
+
+
+def _read_hyperparameters(path: Path) -> dict[str, str]:
+    values = _read_object(path, missing={})
+    # The service writes strings only; a hand-written file may hold numbers, which lose nothing as JSON.
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def _read_groups(resources: JsonObject, path: Path) -> tuple[InstanceGroup, ...]:
+    raw = cast(object, resources.get("instance_groups") or [])
+    try:
+        return tuple(
+            InstanceGroup(
+                name=str(group["instance_group_name"]),
+                instance_type=str(group.get("instance_type", "")),
+                hosts=tuple(sorted(cast(list[str], group["hosts"]), key=natural_key)),
+            )
+            for group in cast(list[dict[str, object]], raw)
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: 'instance_groups' is malformed ({type(error).__name__}: {error})",
+            allowed="each group has 'instance_group_name', 'instance_type' and 'hosts'",
+        ) from error
+
+
+def _read_hosts(resources: JsonObject, groups: tuple[InstanceGroup, ...], path: Path) -> tuple[tuple[Host, ...], str]:
+    raw: object = resources.get("hosts", ["algo-1"])
+    if not isinstance(raw, list) or not raw or not all(isinstance(host, str) for host in cast(list[object], raw)):
+        raise UserError(f"{path}: 'hosts' is {raw!r}", allowed="it is a list of host names with at least one")
+    names = sorted(set(cast(list[str], raw)), key=natural_key)
+    current = resources.get("current_host", names[0] if len(names) == 1 else None)
+    if not isinstance(current, str) or current not in names:
+        raise UserError(
+            f"{path}: 'current_host' is {current!r}, which is not in 'hosts'",
+            allowed=f"hosts: {', '.join(names)}",
+            fix="current_host names this container as one of the hosts",
+        )
+    home = {host: group for group in groups for host in group.hosts}
+    local_type = str(resources.get("current_instance_type") or "local")
+    hosts = tuple(
+        Host(name, home[name].name, home[name].instance_type)
+        if name in home
+        else Host(name, str(resources.get("current_group_name") or DEFAULT_GROUP), local_type)
+        for name in names
+    )
+    return hosts, current
+
+
+def _read_channels(paths: Paths) -> dict[str, Channel]:
+    path = paths.config / "inputdataconfig.json"
+    channels: dict[str, Channel] = {}
+    for name, raw in sorted(_read_object(path, missing={}).items()):
+        if not isinstance(raw, dict):
+            raise UserError(f"{path}: channel {name!r} is {raw!r}", allowed="each channel is an object")
+        value = cast(JsonObject, raw)
+
+        def choice(key: str, default: str, choices: tuple[str, ...], of: JsonObject = value, name: str = name) -> str:
+            given = str(of.get(key) or default)
+            if given not in choices:
+                raise UserError(
+                    f"{path}: channel {name!r} has {key} {given!r}",
+                    allowed=f"{key} is one of {', '.join(choices)}",
+                )
+            return given
+
+        channels[name] = Channel(
+            name=name,
+            path=paths.data / name,
+            input_mode=choice("TrainingInputMode", "File", INPUT_MODES),
+            distribution=choice("S3DistributionType", "FullyReplicated", DISTRIBUTIONS),
+            content_type=str(value.get("ContentType") or ""),
+            record_wrapper=choice("RecordWrapperType", "None", ("None", "RecordIO")),
+            compression=choice("CompressionType", "None", ("None", "Gzip")),
+        )
+    return channels
+
+
+def _local_channels(paths: Paths) -> dict[str, Channel]:
+    """Without a contract tree, every directory under input/data is a File channel."""
+    if not paths.data.is_dir():
+        return {}
+    return {entry.name: Channel(entry.name, entry) for entry in sorted(paths.data.iterdir()) if entry.is_dir()}

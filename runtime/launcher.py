@@ -1,0 +1,101 @@
+"""The command ``train``: Job -> Plan -> processes -> Outcome, on one host. Standard library only."""
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from runtime import env, log
+from runtime.errors import ExitCode, SlipwayError
+from runtime.hardware import probe
+from runtime.job import Job, read_job
+from runtime.outcome import Outcome, cause_from_error, write_outcome
+from runtime.paths import Paths
+from runtime.peers import job_token, parse_addresses
+from runtime.plan import LaunchPlan, make_plan
+from runtime.preflight import check
+from runtime.program import find_program, install
+from runtime.settings import Settings, resolve
+from runtime.supervisor import Signals, Supervisor, announce_failure
+
+_log = log.Log("launch")
+
+
+def prepare(paths: Paths, environ: env.Environ) -> tuple[Job, Settings, LaunchPlan]:
+    """Read the job and plan its launch, changing nothing: what ``slipway plan`` shows.
+
+    Raises:
+        UserError: the job cannot run as it is described.
+    """
+    job = read_job(paths, environ)
+    settings = resolve(job.hyperparameters, environ)
+    return job, settings, _plan(job, settings, environ)
+
+
+def _plan(job: Job, settings: Settings, environ: env.Environ) -> LaunchPlan:
+    program = find_program(job, settings, environ)
+    addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
+    return make_plan(job, probe(environ), settings, program, environ, addresses)
+
+
+def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
+    """Run one training job on this host, to its end.
+
+    Every error becomes an Outcome; other hosts of the job are told of it.
+    """
+    job: Job | None = None
+    settings: Settings | None = None
+    addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
+    try:
+        # Before anything can fail: an earlier run's failure file would be taken for the script's own, and kept.
+        for stale in (paths.success, paths.failure, paths.stopped):
+            stale.unlink(missing_ok=True)
+        job = read_job(paths, environ)
+        log.configure(host=job.current_host)
+        settings = resolve(job.hyperparameters, environ)
+        log.configure(host=job.current_host, level=settings.log_level, as_json=settings.log_json)
+        program = find_program(job, settings, environ)
+        check(job)
+        install(program, paths.code)
+        plan = _plan(job, settings, environ)
+        for choice in plan.choices:
+            _log.info(f"{choice.name}={choice.value} because {choice.reason}")
+        supervisor = Supervisor(plan, settings, paths.state, paths.profiler, signals)
+        return supervisor.run(addresses, job_token(job))
+    except SlipwayError as error:
+        cause = cause_from_error(error, job.current_host if job else "-")
+    except Exception as error:
+        traceback.print_exc()
+        cause = cause_from_error(error, job.current_host if job else "-")
+    if job is not None and settings is not None and len(job.hosts) > 1:
+        announce_failure(cause, job, settings, addresses)
+    return Outcome("failed", cause.exit_code, cause)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of the executable ``train``; arguments are ignored, as the contract is in files.
+
+    Returns:
+        The exit code of the job: see `runtime.errors.ExitCode`.
+    """
+    del argv
+    began = time.monotonic()
+    signals = Signals()
+    environ = env.process_environ()
+    paths = Paths.from_environ(environ)
+    outcome = train(paths, environ, signals)
+    write_outcome(outcome, paths)
+    seconds = f"{time.monotonic() - began:.1f} s"
+    if outcome.cause is not None:
+        for other in outcome.consequences:
+            _log.info(f"also: {other.text()}")
+        _log.error(f"failed after {seconds} with exit code {outcome.exit_code}: {outcome.cause.text()}")
+    elif outcome.status == "stopped":
+        _log.info(f"stopped after step {outcome.step}, {seconds}: {outcome.reason}")
+    else:
+        _log.info(f"completed in {seconds}")
+    return outcome.exit_code if outcome.status == "failed" else int(ExitCode.COMPLETED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,304 @@
+"""The flags of ``slipway run``: they build the same request that a REQUEST.json holds, or change one."""
+
+import argparse
+import copy
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from runtime.env import Environ
+from runtime.errors import UserError, did_you_mean
+from runtime.local.interruption import Interruption, parse_interruption
+from runtime.local.request import NAME_PATTERN
+from runtime.program import workloads
+
+RUNS = Path("slipway-runs")
+"""Home of the output directories of jobs that name none."""
+SETTING_FLAGS = {
+    "procs_per_host": "slipway_procs_per_host",
+    "sample": "slipway_sample",
+    "max_steps": "slipway_max_steps",
+}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What concerns this run and not the job."""
+
+    output: Path | None = None
+    """None: below ``OutputDataConfig.S3OutputPath``, or `RUNS`."""
+    interruptions: tuple[Interruption, ...] = ()
+    """One per attempt, in this order."""
+    as_json: bool = False
+    """Print job.json at the end and nothing else."""
+    code: Path | None = None
+    """File or directory to submit as the job's code; None: the request names its own."""
+    sample: int | None = None
+    """Samples of every channel that are used; None: all, and no projection."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    add = parser.add_argument
+    add("request", nargs="?", metavar="REQUEST.json", help="a CreateTrainingJob request, as boto3 sends it")
+    add("--image", help="image to run; engine process runs this machine's Python instead and says so")
+    add("--engine", default="process", help="process (docker: not in this version)")
+    add("--hosts", type=_count, metavar="N", help="containers of the job (default 1)")
+    add("--procs-per-host", metavar="N", help="ranks per host (default auto)")
+    add(
+        "--entrypoint",
+        metavar="NAME|FILE.py",
+        help="one of our workloads, or your script: only this file is submitted",
+    )
+    add("--source-dir", metavar="DIR", help="submit this directory; FILE.py is a path inside it")
+    add(
+        "--channel",
+        action="append",
+        default=[],
+        metavar="NAME=PATH[,mode=File][,distribution=FullyReplicated|ShardedByS3Key]",
+    )
+    add(
+        "--sample",
+        type=_count,
+        metavar="N",
+        help="use N samples of each channel, and project the full run's time",
+    )
+    add("--max-steps", type=_count, metavar="N", help="end after N steps")
+    add("--hp", action="append", default=[], metavar="KEY=VALUE", help="hyperparameter (repeatable)")
+    add(
+        "--env",
+        action="append",
+        default=[],
+        metavar="KEY[=VALUE]",
+        help="container's environment; KEY alone: as here",
+    )
+    add("--group", action="append", default=[], metavar="NAME=HOSTS", help=argparse.SUPPRESS)
+    add(
+        "--interrupt-after",
+        action="append",
+        default=[],
+        metavar="step:N|Ns",
+        help="interrupt and restart (repeatable)",
+    )
+    add(
+        "--interrupt-signal",
+        default="TERM",
+        choices=("TERM", "KILL"),
+        help="how (default TERM, 120 s to leave)",
+    )
+    add("--max-run", type=_seconds, metavar="S", help="seconds after which the job is stopped")
+    add("--network-isolation", action="store_true", help=argparse.SUPPRESS)
+    add(
+        "--checkpoints",
+        metavar="DIR",
+        help="where checkpoints are kept and found (default: in the output directory)",
+    )
+    add("--output", metavar="DIR", help="where everything goes (default ./slipway-runs/<job name>)")
+    add("--json", action="store_true", help="print job.json at the end and nothing else")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, Any], RunOptions]:
+    """Turn parsed flags into a request and the options of this run.
+
+    Args:
+        flags: of `add_flags`.
+        environ: for ``--env KEY`` without a value.
+
+    Raises:
+        UserError: a flag is malformed, or asks for what this version cannot do.
+    """
+    if flags.engine != "process":
+        raise UserError(
+            f"--engine {flags.engine}",
+            allowed="this version has engine process only",
+            fix="leave --engine out",
+        )
+    if flags.group:
+        raise UserError(f"--group {flags.group[0]}", allowed="this version has no instance groups", fix="use --hosts N")
+    code, hyperparameters = _program(flags)
+    request: dict[str, Any] = {"CheckpointConfig": {}} if flags.request is None else _load(Path(flags.request))
+    _apply(request, flags, hyperparameters, environ)
+    output = _absolute(flags.output) if flags.output else None
+    request.setdefault("TrainingJobName", _job_name(output, flags.entrypoint))
+    interruptions = tuple(parse_interruption(text, flags.interrupt_signal) for text in flags.interrupt_after)
+    return request, RunOptions(output, interruptions, flags.json, code, flags.sample)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        value: object = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Request {path} cannot be read: {error.strerror}", fix="name a JSON file") from error
+    except ValueError as error:
+        raise UserError(f"Request {path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"Request {path} holds {type(value).__name__}", allowed="a request is a JSON object")
+    return cast(dict[str, Any], value)
+
+
+def _program(flags: argparse.Namespace) -> tuple[Path | None, dict[str, str]]:
+    """Decide what ``--entrypoint`` names: a file to submit, or a workload of ours."""
+    name: str | None = flags.entrypoint
+    if name is None:
+        if flags.source_dir:
+            raise UserError("--source-dir without --entrypoint", fix="add --entrypoint FILE.py, a path inside it")
+        return None, {}
+    if flags.source_dir:
+        root = _absolute(flags.source_dir)
+        if not (root / name).is_file():
+            raise UserError(f"--entrypoint {name} is not in --source-dir {root}", fix="name a file inside it")
+        return root, {"sagemaker_program": name}
+    path = _absolute(name)
+    if name not in workloads() and path.is_file():
+        return path, {"sagemaker_program": path.name}
+    if name.endswith((".py", ".sh")) or "/" in name:
+        raise UserError(f"--entrypoint {name}: {path} is not there", fix="name a script, or one of our workloads")
+    if name not in workloads():
+        raise UserError(
+            f"--entrypoint {name} is neither a file nor one of our workloads",
+            allowed=did_you_mean(name, workloads()) or "this installation has no workloads",
+        )
+    return None, {"slipway_entrypoint": name}
+
+
+def _apply(request: dict[str, Any], flags: argparse.Namespace, program: Mapping[str, str], environ: Environ) -> None:
+    """Write the flags into the request; it keeps its own words where no flag speaks."""
+    _apply_hyperparameters(_section(request, "HyperParameters"), flags, program)
+    if flags.env:
+        _section(request, "Environment").update(dict(_variable(text, environ) for text in flags.env))
+    if flags.image:
+        _section(request, "AlgorithmSpecification")["TrainingImage"] = flags.image
+    if flags.hosts is not None:
+        resources = _section(request, "ResourceConfig")
+        if "InstanceGroups" in resources:
+            raise UserError(f"--hosts {flags.hosts} meets ResourceConfig.InstanceGroups", fix="keep one of them")
+        resources["InstanceCount"] = flags.hosts
+    if flags.network_isolation:
+        request["EnableNetworkIsolation"] = True
+    if flags.max_run is not None:
+        _section(request, "StoppingCondition")["MaxRuntimeInSeconds"] = flags.max_run
+    if flags.checkpoints:
+        _section(request, "CheckpointConfig")["S3Uri"] = str(_absolute(flags.checkpoints))
+    if flags.output:
+        # Where the request would upload to is moot, and may be an s3:// that we could not use.
+        request.pop("OutputDataConfig", None)
+    for text in flags.channel:
+        _put_channel(request, text)
+
+
+def _apply_hyperparameters(
+    hyperparameters: dict[str, Any], flags: argparse.Namespace, program: Mapping[str, str]
+) -> None:
+    if program:
+        for name in ("sagemaker_program", "sagemaker_submit_directory", "slipway_entrypoint"):
+            hyperparameters.pop(name, None)
+    hyperparameters.update(program)
+    for flag, name in SETTING_FLAGS.items():
+        if getattr(flags, flag) is not None:
+            hyperparameters[name] = str(getattr(flags, flag))
+    hyperparameters.update(dict(_pair(text, "--hp") for text in flags.hp))
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _section(request: dict[str, Any], key: str) -> dict[str, Any]:
+    value = copy.copy(request.get(key, {}))
+    if not isinstance(value, dict):
+        raise UserError(f"{key} is {value!r} ({type(value).__name__})", allowed="it is an object")
+    request[key] = value
+    return cast(dict[str, Any], value)
+
+
+def _pair(text: str, flag: str, form: str = "KEY=VALUE") -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise UserError(f"{flag} {text}", allowed=f"it is {flag} {form}")
+    return name, value
+
+
+def _variable(text: str, environ: Environ) -> tuple[str, str]:
+    if "=" in text:
+        return _pair(text, "--env")
+    if text not in environ:
+        raise UserError(f"--env {text}: it is not set here", fix=f"set it, or write --env {text}=VALUE")
+    return text, environ[text]
+
+
+def _put_channel(request: dict[str, Any], text: str) -> None:
+    name, rest = _pair(text, "--channel", "NAME=PATH")
+    path, *options = rest.split(",")
+    keys = {"mode": "InputMode", "distribution": "S3DataDistributionType"}
+    given: dict[str, str] = {}
+    for option in options:
+        key, found, value = option.partition("=")
+        if not found or key not in keys:
+            raise UserError(
+                f"--channel {text}: {option!r}", allowed="after the path come mode=... and distribution=...",
+                fix="a path with a comma can only be given in a REQUEST.json",
+            )  # fmt: skip
+        given[keys[key]] = value
+    entry = _channel_entry(request, name)
+    data_source = cast(dict[str, Any], entry.get("DataSource") or {})
+    before = cast(dict[str, Any], data_source.get("S3DataSource") or {})
+    other = "://" in path and not path.startswith("file://")
+    entry["DataSource"] = {
+        "S3DataSource": {
+            "S3DataType": "S3Prefix",
+            "S3Uri": path if other else str(_absolute(path.removeprefix("file://"))),
+            "S3DataDistributionType": given.get("S3DataDistributionType")
+            or before.get("S3DataDistributionType", "FullyReplicated"),
+        }
+    }
+    if "InputMode" in given:
+        entry["InputMode"] = given["InputMode"]
+
+
+def _channel_entry(request: dict[str, Any], name: str) -> dict[str, Any]:
+    """Find a channel of the request, or add one."""
+    channels: object = request.setdefault("InputDataConfig", [])
+    if not isinstance(channels, list):
+        raise UserError(f"InputDataConfig is {channels!r} ({type(channels).__name__})", allowed="it is a list")
+    entries = cast(list[object], channels)
+    for entry in entries:
+        if isinstance(entry, dict) and cast(dict[str, Any], entry).get("ChannelName") == name:
+            return cast(dict[str, Any], entry)
+    added: dict[str, Any] = {"ChannelName": name}
+    entries.append(added)
+    return added
+
+
+def _job_name(output: Path | None, entrypoint: str | None) -> str:
+    """Name a job whose request names none.
+
+    An output directory that was asked for names it, so that the same command line means the same job; else
+    the program and the time do, as in the SDK.
+    """
+    if output is not None:
+        name = re.sub(r"[^a-zA-Z0-9]+", "-", output.name).strip("-")[:63].strip("-")
+        if NAME_PATTERN.fullmatch(name):
+            return name
+    base = re.sub(r"[^a-zA-Z0-9]+", "-", Path(entrypoint or "job").stem).strip("-")[:39].strip("-") or "job"
+    now = time.time()
+    return f"{base}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime(now))}-{int(now * 1000) % 1000:03d}"

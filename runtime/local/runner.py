@@ -1,0 +1,440 @@
+"""One run of a job on this machine: claims the output directory, plays attempts, collects what they leave."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from runtime import env
+from runtime.errors import PlatformError, UserError, one_line
+from runtime.hardware import probe
+from runtime.job import natural_key
+from runtime.local import outputs
+from runtime.local.environment import container_environ
+from runtime.local.flags import RUNS, RunOptions
+from runtime.local.interruption import Interruption
+from runtime.local.network import free_ports, loopback_addresses
+from runtime.local.process_engine import GRACE_S, Attempt, AttemptEnd, End, HostLog, HostProcess, StopRequest
+from runtime.local.processes import await_end
+from runtime.local.projection import project
+from runtime.local.record import (
+    AttemptRecord,
+    HostRecord,
+    InterruptionRecord,
+    JobRecord,
+    PhaseClock,
+    read_record,
+)
+from runtime.local.request import TrainingJobSpec
+from runtime.local.store import CheckpointStore, Snapshot
+from runtime.local.tree import checkpoint_directory, write_tree
+from runtime.log import Log
+from runtime.paths import Paths
+
+log = Log("local")
+
+LONGEST_BASE = 80
+"""Characters of a host's root: a socket that a program makes below it must stay within the kernel's 107."""
+RESULTS = ("job.json", "model.tar.gz", "output.tar.gz", "report.html", "logs", "profiler")
+"""What a run writes, and what a rerun sets aside; checkpoints are the store's own matter."""
+
+
+@dataclass
+class _Work:
+    """Where the trees of all attempts lie."""
+
+    directory: Path
+
+    def base(self, attempt: int, host: str) -> Path:
+        return self.directory / f"attempt-{attempt}" / host
+
+
+def output_directory(spec: TrainingJobSpec, options: RunOptions) -> Path:
+    """Decide where everything goes."""
+    if options.output is not None:
+        return options.output
+    return (spec.output if spec.output is not None else RUNS.absolute()) / spec.name
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An output directory that is ours for one run."""
+
+    directory: Path
+    earlier: str = ""
+    """What became of an earlier run's results, in words; empty when there were none."""
+    cut_off: Path | None = None
+    """Trees of an earlier run that nobody saw to its end: its checkpoints are still in them."""
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, name: str) -> Generator[Claim]:
+    """Take an output directory for one run.
+
+    What an earlier run of the same job left there is set aside, never removed.
+
+    Raises:
+        UserError: it holds something else, or another run is at work in it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(
+            f"Output {directory} cannot be used: {error.strerror}", fix="choose another --output"
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"Output {directory} is in use by another `slipway run`",
+                fix="wait for it, or choose another --output",
+            ) from None
+        yield _set_aside(directory, name)
+    finally:
+        os.close(handle)
+
+
+def _set_aside(directory: Path, name: str) -> Claim:
+    earlier = read_record(directory / "job.json")
+    if earlier is None:
+        held = sorted(entry.name for entry in directory.iterdir() if entry.name != "checkpoints")
+        if held:
+            raise UserError(
+                f"Output {directory} holds files that are of no job: {', '.join(held[:5])}",
+                fix="choose another --output, or an empty directory",
+            )
+        return Claim(directory)
+    if earlier["name"] != name:
+        raise UserError(
+            f"Output {directory} holds job {earlier['name']!r}, this one is {name!r}",
+            fix="choose another --output, or remove it",
+        )
+    number = 1
+    while (directory / f"earlier-{number}").exists():
+        number += 1
+    aside = directory / f"earlier-{number}"
+    aside.mkdir()
+    status = earlier.get("status")
+    paths = cast(Mapping[str, str | None], earlier.get("paths") or {})
+    work = Path(paths.get("work") or directory / ".work")
+    for base in work.glob("attempt-*/*"):
+        await_end(base, GRACE_S)  # of a run that was killed itself: its hosts may still be saving
+    for result in (*RESULTS, *(["checkpoints"] if status == "Completed" else [])):
+        if (directory / result).exists():
+            (directory / result).rename(aside / result)
+    if work.exists():
+        shutil.move(work, aside / "work")
+    then = "this one begins anew" if status == "Completed" else "this one continues from its checkpoints"
+    message = f"an earlier run of {name!r} ended {status}: its results are in {aside.name}/, {then}"
+    cut_off = aside / "work" if status == "InProgress" and (aside / "work").exists() else None
+    return Claim(directory, message, cut_off)
+
+
+class Runner:
+    """Runs one job; used once."""
+
+    def __init__(
+        self, spec: TrainingJobSpec, options: RunOptions, claim: Claim, show: Callable[[str], None] | None
+    ) -> None:
+        """Prepare; nothing is written yet.
+
+        Args:
+            spec: the job.
+            options: of this run.
+            claim: the output directory.
+            show: takes the log lines of the hosts; None: nobody watches.
+        """
+        self._options = options
+        self._claim = claim
+        self._directory = directory = claim.directory
+        self._show = show
+        self._spec = spec
+        self.record = JobRecord(spec.name)
+        self._clock = PhaseClock(self.record.phases)
+        in_output = directory / ".work"
+        longest = len(str(in_output / "attempt-99" / spec.hosts[-1]))
+        temporary = longest > LONGEST_BASE
+        self._work = _Work(Path(tempfile.mkdtemp(prefix="slipway-")) if temporary else in_output)
+        configured = spec.checkpoint.store if spec.checkpoint is not None else None
+        self._store = CheckpointStore(configured or directory / "checkpoints")
+        self._restored: dict[str, Snapshot] = {}
+        self._run_id = f"{time.time_ns():x}"
+        self._last: AttemptEnd | None = None
+
+    def run(self) -> JobRecord:
+        """Run the job to its end; every error becomes a failed job, and nothing is left running."""
+        record = self.record
+        record.enter("Starting", "Preparing the hosts")
+        record.paths["work"] = str(self._work.directory)
+        record.write(self._directory / "job.json")
+        logs: dict[str, HostLog] = {}
+        try:
+            with StopRequest() as stop:
+                (self._directory / "logs").mkdir(exist_ok=True)
+                for host in self._spec.hosts:
+                    logs[host] = HostLog(self._directory / "logs" / f"{host}.log", self._show)
+                self._recover()
+                self._stage_code()
+                end = self._attempts(logs, stop)
+                self._clock.enter("uploading")
+                self._judge(end)
+                self._upload()
+        except (OSError, PlatformError, UserError) as error:
+            record.status, record.exit_code = "Failed", record.exit_code or 1
+            record.failure_reason = one_line(f"local platform: {error}")
+        finally:
+            for host_log in logs.values():
+                host_log.close()
+        self._conclude()
+        return record
+
+    # --- attempts -------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Save the checkpoints of an earlier run that was cut off before it could do so itself."""
+        if self._claim.cut_off is None or self._spec.checkpoint is None:
+            return
+        trees = self._claim.cut_off.glob("attempt-*/*")
+        for base in sorted(trees, key=lambda base: (natural_key(base.parent.name), natural_key(base.name))):
+            self._store.adopt(checkpoint_directory(self._spec, base))
+
+    def _stage_code(self) -> None:
+        if self._options.code is None:
+            return
+        archive = self._work.directory / "source" / "sourcedir.tar.gz"
+        outputs.pack_source(self._options.code, archive, (self._directory, RUNS.absolute()))
+        hyperparameters = {**self._spec.hyperparameters, "sagemaker_submit_directory": f"file://{archive}"}
+        self._spec = replace(self._spec, hyperparameters=hyperparameters)
+
+    def _attempts(self, logs: dict[str, HostLog], stop: StopRequest) -> AttemptEnd:
+        waiting = list(self._options.interruptions)
+        if waiting and self._spec.checkpoint is None:
+            log.warning("the request has no CheckpointConfig: after an interruption the job begins from scratch")
+        used_s = 0.0
+        while True:
+            began = time.monotonic()
+            interruption = waiting[0] if waiting else None
+            left_s = None if self._spec.max_run_s is None else max(0.0, self._spec.max_run_s - used_s)
+            end = self._attempt(len(self.record.attempts) + 1, logs, stop, interruption, left_s)
+            used_s += time.monotonic() - began
+            if end.end != "interrupted" or _all_completed(end):
+                break
+            self._tell_of_failures(end)
+            waiting.pop(0)
+        for missed in waiting:
+            if end.end == "ended":
+                log.warning(f"--interrupt-after {missed.after} never came: the job ended after step {end.last_step}")
+        return end
+
+    def _tell_of_failures(self, end: AttemptEnd) -> None:
+        """Warn of a host that failed while it was interrupted: the restart must not hide it."""
+        for host in end.hosts:
+            reason = outputs.failure_reason([(host.name, host.paths, 0)])
+            if reason is not None:
+                log.warning(f"{host.name} failed in the interruption: {reason}")
+
+    def _attempt(
+        self,
+        number: int,
+        logs: dict[str, HostLog],
+        stop: StopRequest,
+        interruption: Interruption | None,
+        left_s: float | None,
+    ) -> AttemptEnd:
+        self._clock.enter("preparing")
+        addresses = loopback_addresses(self._spec.hosts, os.getpid())
+        master, peer = free_ports(2)
+        here, cpus = env.process_environ(), probe(env.process_environ()).cpus
+        environs: dict[str, dict[str, str]] = {}
+        for host in self._spec.hosts:
+            base = self._work.base(number, host)
+            write_tree(self._spec, host, base)
+            if self._spec.checkpoint is not None:
+                self._restored[host] = self._store.restore(checkpoint_directory(self._spec, base))
+            environs[host] = container_environ(self._spec, base, addresses, (master, peer), here, cpus, self._run_id)
+            logs[host].mark(f"{self._spec.name} attempt {number} on {host}")
+        started = time.time()
+        self._clock.enter("starting")
+        if number > 1:
+            self.record.enter("Starting", f"Attempt {number}")
+        end = Attempt(logs, stop).run(
+            environs,
+            interruption=interruption,
+            max_run_s=left_s,
+            on_training=lambda: self._on_training(number),
+            on_ending=lambda why: self._on_ending(why, interruption),
+        )
+        self._collect(number, end, started, interruption)
+        return end
+
+    def _on_training(self, number: int) -> None:
+        self._clock.enter("training")
+        self.record.enter("Training", f"Ranks started on {len(self._spec.hosts)} hosts, attempt {number}")
+
+    def _on_ending(self, why: End, interruption: Interruption | None) -> None:
+        if why == "interrupted" and interruption is not None:
+            self._clock.enter("interrupted")
+            self.record.enter("Interrupted", f"{interruption.signal} after {interruption.after}")
+        elif why == "max_run":
+            self.record.enter("Stopping", f"MaxRuntimeExceeded: {self._spec.max_run_s:g} s are used up")
+        else:
+            self.record.enter("Stopping", "Asked by the user")
+
+    def _collect(self, number: int, end: AttemptEnd, started: float, interruption: Interruption | None) -> None:
+        """Save what outlives the containers, then note what happened."""
+        for host in end.hosts:
+            if self._spec.checkpoint is not None:
+                self._store.merge(checkpoint_directory(self._spec, host.base), self._restored[host.name])
+            target = self._directory / "profiler" / f"attempt-{number}" / host.name
+            outputs.collect_profiler(host.paths, target)
+        first = end.hosts[0].paths
+        resumed = outputs.read_record(first, "resumed.json")
+        step = resumed.get("step") if resumed is not None else None
+        interrupted = None
+        if end.end == "interrupted" and interruption is not None and end.interrupted_at is not None:
+            interrupted = InterruptionRecord(interruption.signal, interruption.after, end.interrupted_at)
+        self.record.attempts.append(
+            AttemptRecord(
+                attempt=number,
+                started=started,
+                ended=time.time(),
+                interrupted=interrupted,
+                resumed_step=step if isinstance(step, int) else None,
+                last_step=end.last_step,
+                hosts=[HostRecord(host.name, host.exit_code or 0, round(host.seconds, 3)) for host in end.hosts],
+            )
+        )
+        self.record.metrics |= outputs.last_metrics(first)
+        self._last = end
+        self.record.write(self._directory / "job.json")
+        if number > 1:
+            # Two trees at most: data of an attempt that is over is in the store, the profiler and the logs.
+            shutil.rmtree(self._work.directory / f"attempt-{number - 1}", ignore_errors=True)
+
+    # --- the end --------------------------------------------------------------------------------------------
+
+    def _judge(self, end: AttemptEnd) -> None:
+        """Decide what the job came to, as the service does: from exit codes, and who asked for the end."""
+        record = self.record
+        codes = [(host.name, host.paths, host.exit_code or 0) for host in end.hosts]
+        record.exit_code = next((code for _, _, code in codes if code), 0)
+        if end.end == "max_run":
+            record.status = "Stopped"
+            record.failure_reason = f"MaxRuntimeExceeded: the job ran longer than {self._spec.max_run_s:g} s"
+        elif end.end == "stopped":
+            record.status = "Stopped"
+        elif record.exit_code:
+            record.status = "Failed"
+            record.failure_reason = outputs.failure_reason(codes)
+        elif any(host.paths.stopped.exists() for host in end.hosts):
+            record.status = "Stopped"  # somebody else sent a host SIGTERM: it ended well, but the job is not complete
+        else:
+            record.status = "Completed"
+
+    def _upload(self) -> None:
+        record, directory = self.record, self._directory
+        assert self._last is not None  # noqa: S101 - there is no job without an attempt
+        record.enter("Uploading", "Packing model and output")
+        trees = [host.paths for host in self._last.hosts]
+        archives = {"output": (directory / "output.tar.gz", [paths.output_data for paths in trees])}
+        if record.status != "Failed":
+            archives["model"] = (directory / "model.tar.gz", [paths.model for paths in trees])
+        for name, (archive, sources) in archives.items():
+            record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
+        record.metrics |= outputs.scan_metrics(
+            self._spec.metric_definitions, sorted((directory / "logs").glob("*.log"))
+        )
+        summary = outputs.read_record(trees[0], "summary.json")
+        if self._options.sample is not None and summary is not None and len(record.attempts) == 1:
+            projection = project(summary, self._last.hosts[0].seconds)
+            record.projection = asdict(projection) if projection is not None else None
+
+    def _conclude(self) -> None:
+        record, directory = self.record, self._directory
+        final = record.status
+        if record.failure_reason and record.failure_reason.startswith("MaxRuntimeExceeded"):
+            record.enter("MaxRuntimeExceeded", record.failure_reason)
+        else:
+            record.enter(final, record.failure_reason or "")
+        profiler, checkpoints = directory / "profiler", self._store.directory
+        keep_trees = final == "Failed"
+        kept = self._work.directory
+        if keep_trees and kept.exists() and kept != directory / ".work":
+            kept = Path(shutil.move(kept, directory / ".work"))  # nothing runs in it now, its length is no matter
+        record.paths = {
+            "output_dir": str(directory),
+            "job": str(directory / "job.json"),
+            "model": record.paths.get("model"),
+            "output": record.paths.get("output"),
+            "logs": str(directory / "logs"),
+            "profiler": str(profiler) if profiler.is_dir() else None,
+            "checkpoints": str(checkpoints) if self._spec.checkpoint is not None else None,
+            "report": None,
+            "work": str(kept) if keep_trees else None,
+        }
+        self._clock.enter("uploading")
+        record.bill()
+        record.write(directory / "job.json")
+        record.paths["report"] = _report(directory)
+        if not keep_trees:
+            shutil.rmtree(self._work.directory, ignore_errors=True)
+        self._clock.enter("uploading")
+        record.bill()
+        record.write(directory / "job.json")
+
+
+def _all_completed(end: AttemptEnd) -> bool:
+    """Tell whether the job was complete before the interruption could act: nothing is to be restarted."""
+    return all(host.exit_code == 0 and _succeeded(host) for host in end.hosts)
+
+
+def _succeeded(host: HostProcess) -> bool:
+    paths = Paths(host.base)
+    return paths.success.exists() and not paths.stopped.exists()
+
+
+def _report(directory: Path) -> str | None:
+    """Make the profile report; a job never fails for it."""
+    try:
+        from runtime.profile.report import build_report
+
+        path = directory / "report.html"
+        path.write_text(build_report(directory), encoding="utf-8")
+    except Exception as error:
+        log.warning(f"no report: {type(error).__name__}: {error}")
+        return None
+    return str(path)
+
+
+def run_job(spec: TrainingJobSpec, options: RunOptions) -> JobRecord:
+    """Run a job on this machine.
+
+    Args:
+        spec: the job.
+        options: of this run.
+
+    Raises:
+        UserError: the output directory cannot be used, or this is no Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        raise UserError(f"This machine runs {sys.platform}", allowed="engine process needs Linux: /proc, 127.0.0.0/8")
+    directory = output_directory(spec, options)
+    show = None if options.as_json else _print_line
+    with claimed(directory, spec.name) as claim:
+        if claim.earlier:
+            log.info(claim.earlier)
+        return Runner(spec, options, claim, show).run()
+
+
+def _print_line(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)

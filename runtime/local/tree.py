@@ -1,0 +1,114 @@
+"""Writes the ``/opt/ml`` tree of one host, file by file as the service writes it.
+
+Channel data is linked, not copied: a run on real data starts at once and takes no room.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from runtime.local.request import ChannelSpec, TrainingJobSpec
+from runtime.paths import DEFAULT_BASE, Paths
+
+
+def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "lo") -> None:
+    """Make the tree.
+
+    Args:
+        spec: the job.
+        host: whose tree this is, one of ``spec.hosts``.
+        base: root that stands for ``/opt/ml``; made here, must not exist yet.
+        interface: ``network_interface_name``; processes of one machine meet on the loopback interface.
+    """
+    paths = Paths(base)
+    base.mkdir(parents=True)
+    for directory in (paths.config, paths.data, paths.code, paths.model, paths.output_data):
+        directory.mkdir(parents=True)
+    files: dict[str, object] = {
+        "hyperparameters.json": dict(spec.hyperparameters),
+        "inputdataconfig.json": {channel.name: describe_channel(channel) for channel in spec.channels},
+        "resourceconfig.json": describe_resources(spec, host, interface),
+        "metric-definition-regex.json": {item.name: item.regex for item in spec.metric_definitions},
+    }
+    if spec.checkpoint is not None:
+        files["checkpointconfig.json"] = {"LocalPath": spec.checkpoint.local_path}
+        checkpoint_directory(spec, base).mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (paths.config / name).write_text(json.dumps(content), encoding="utf-8")
+    for channel in spec.channels:
+        link_channel(channel, paths.data / channel.name, spec.hosts.index(host), len(spec.hosts))
+
+
+def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:
+    """Return where a host keeps its checkpoints: ``LocalPath`` below the moved root."""
+    local = spec.checkpoint.local_path if spec.checkpoint is not None else f"{DEFAULT_BASE}/checkpoints"
+    return base / Path(local).relative_to(DEFAULT_BASE)
+
+
+def describe_channel(channel: ChannelSpec) -> dict[str, str]:
+    """Return the channel's entry of inputdataconfig.json."""
+    entry = {
+        "TrainingInputMode": channel.input_mode,
+        "S3DistributionType": channel.distribution,
+        "RecordWrapperType": channel.record_wrapper,
+    }
+    if channel.content_type:
+        entry["ContentType"] = channel.content_type
+    if channel.compression:
+        entry["CompressionType"] = channel.compression
+    return entry
+
+
+def describe_resources(spec: TrainingJobSpec, host: str, interface: str) -> dict[str, object]:
+    """Return resourceconfig.json, its hosts in the service's order: algo-10 before algo-2."""
+    group = spec.group_of(host)
+    return {
+        "current_host": host,
+        "current_instance_type": group.instance_type,
+        "current_group_name": group.name,
+        "hosts": sorted(spec.hosts),
+        "instance_groups": [
+            {
+                "instance_group_name": group.name,
+                "instance_type": group.instance_type,
+                "hosts": sorted(spec.hosts_of(group)),
+            }
+            for group in spec.groups
+        ],
+        "network_interface_name": interface,
+    }
+
+
+def keys_of(source: Path) -> list[str]:
+    """List the files below a directory as S3 would: relative keys in the order of their UTF-8 bytes."""
+    found: list[str] = []
+    for directory, _, names in os.walk(source, followlinks=True):
+        inside = Path(directory).relative_to(source)
+        found += [(inside / name).as_posix() for name in names]
+    return sorted(found, key=str.encode)
+
+
+def share_of(keys: list[str], host_index: int, num_hosts: int) -> list[str]:
+    """Return one host's share under ShardedByS3Key.
+
+    The service promises no more than about 1/n of the objects for each host; we deal sorted keys out in turn, so
+    that every host gets a share of every class of a tree by labels.
+    """
+    return keys[host_index::num_hosts]
+
+
+def link_channel(channel: ChannelSpec, target: Path, host_index: int, num_hosts: int) -> None:
+    """Put a channel's data, or this host's share of it, where the job finds it."""
+    if channel.source.is_file():
+        target.mkdir()
+        if channel.distribution == "FullyReplicated" or host_index == 0:
+            (target / channel.source.name).symlink_to(channel.source)
+        return
+    if channel.distribution == "FullyReplicated":
+        target.symlink_to(channel.source, target_is_directory=True)
+        return
+    target.mkdir()
+    for key in share_of(keys_of(channel.source), host_index, num_hosts):
+        link = target / key
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(channel.source / key)

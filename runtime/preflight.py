@@ -1,0 +1,71 @@
+"""What is checked on this host before a process is started: places that must be writable, channels that must be there.
+
+Standard library only, and quick: a wrong job should fail in milliseconds, not after four imports of torch.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.job import Channel, Job
+from runtime.log import Log
+
+log = Log("preflight")
+
+LEAST_CHECKPOINT_BYTES = 1 << 20
+"""Room without which not even the smallest checkpoint can be written."""
+
+
+def check(job: Job) -> None:
+    """Check channels and directories.
+
+    Raises:
+        UserError: a declared channel is missing or empty, a directory cannot be written, the disk is full.
+    """
+    for channel in job.channels.values():
+        _check_channel(channel)
+    for directory in (job.paths.model, job.paths.output_data, job.paths.state, job.paths.profiler):
+        _make(directory)
+    if job.checkpoint_path is not None:
+        _make(job.checkpoint_path)
+        _check_room(job.checkpoint_path)
+    elif job.under_contract:
+        log.warning("the job has no CheckpointConfig: an interruption or a restart begins from scratch")
+
+
+def _check_channel(channel: Channel) -> None:
+    if channel.input_mode == "Pipe":
+        return  # its FIFOs appear when the writer is ready
+    if not channel.path.is_dir():
+        raise UserError(
+            f"Channel {channel.name!r} is declared in inputdataconfig.json, but {channel.path} is not there",
+            fix="check the channel's S3 URI or --channel path",
+        )
+    with os.scandir(channel.path) as entries:
+        empty = next(entries, None) is None
+    if empty and channel.distribution == "ShardedByS3Key":
+        log.warning(f"channel {channel.name!r} is empty on this host: it has fewer files than the job has hosts")
+    elif empty:
+        raise UserError(
+            f"Channel {channel.name!r} is empty: {channel.path} holds no file",
+            fix="check the channel's S3 URI or --channel path",
+        )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be made: {error.strerror}", fix="mount it writable") from error
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UserError(f"{directory} is not writable for uid {os.getuid()}", fix="mount it writable")
+
+
+def _check_room(directory: Path) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < LEAST_CHECKPOINT_BYTES:
+        raise UserError(
+            f"No space left for a checkpoint: {directory} has {free} bytes free",
+            fix="use a larger volume (VolumeSizeInGB), or clear old checkpoints",
+        )

@@ -1,0 +1,159 @@
+"""Which program a job runs, and where its code lies. Finding is pure; `install` is the one effect."""
+
+import os
+import shutil
+import sys
+import tarfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.env import Environ
+from runtime.errors import UserError, did_you_mean
+from runtime.hyperparameters import unquote
+from runtime.job import Job
+from runtime.settings import Settings
+
+
+@dataclass(frozen=True)
+class Program:
+    """What every rank executes."""
+
+    path: Path
+    """The script."""
+    cwd: Path
+    """Working directory of the ranks."""
+    origin: str
+    """Which setting named it, for the log."""
+    submit_directory: Path | None = None
+    """Directory, archive or file to install into the code directory first; None: the code is there already."""
+
+    def command(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the argument list that starts the program; arguments are never part of a shell line."""
+        if self.path.suffix == ".py":
+            return (sys.executable, str(self.path), *arguments)
+        # Through a constant line of shell: it honours the file's "#!" and also runs a file that has none.
+        return ("/bin/sh", "-c", 'exec "$0" "$@"', str(self.path), *arguments)
+
+
+def workloads(package: Path = Path(__file__).parent) -> Mapping[str, Path]:
+    """List our workloads by name: inside the wheel, or beside the package in a checkout."""
+    for home in (package / "_entrypoints", package.parent / "entrypoints"):
+        if home.is_dir():
+            return {path.parent.name: path for path in sorted(home.glob("*/train.py"))}
+    return {}
+
+
+def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
+    """Decide what to run.
+
+    Raises:
+        UserError: no program, two programs, or an unknown workload.
+    """
+    named = unquote(job.hyperparameters.get("sagemaker_program", "")) or environ.get("SAGEMAKER_PROGRAM", "")
+    asked_by_image = settings.origin("entrypoint") == "image default"
+    if named and settings.entrypoint and not asked_by_image:
+        raise UserError(
+            f"The job names two programs: sagemaker_program={named!r} and {settings.origin('entrypoint')}="
+            f"{settings.entrypoint!r}",
+            fix="keep one of them",
+        )
+    if named:
+        return _user_program(named, job, environ)
+    if settings.entrypoint:
+        ours = workloads()
+        if settings.entrypoint not in ours:
+            raise UserError(
+                f"Unknown workload {settings.entrypoint!r} (from {settings.origin('entrypoint')})",
+                allowed=did_you_mean(settings.entrypoint, ours),
+            )
+        script = ours[settings.entrypoint]
+        return Program(script, script.parent, f"{settings.origin('entrypoint')}={settings.entrypoint}")
+    raise UserError(
+        "The job names no program",
+        allowed="a script by sagemaker_program (SDK: entry_point), or one of our workloads by slipway_entrypoint",
+        fix=f"set one of them; workloads here: {', '.join(workloads()) or 'none'}",
+    )
+
+
+def _user_program(name: str, job: Job, environ: Environ) -> Program:
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(
+            f"sagemaker_program is {name!r}", allowed="it is a path inside the code directory, without '..'"
+        )
+    submit = unquote(job.hyperparameters.get("sagemaker_submit_directory", "")) or environ.get(
+        "SAGEMAKER_SUBMIT_DIRECTORY", ""
+    )
+    code = job.paths.code
+    if submit.startswith("s3://"):
+        raise UserError(
+            f"sagemaker_submit_directory is {submit!r}",
+            allowed="this version takes code from a directory or an archive that is in the container",
+            fix="pass the code as the channel 'code', or mount it",
+        )
+    source = Path(submit.removeprefix("file://")) if submit else None
+    if source is None and "code" in job.channels:
+        source = job.channels["code"].path
+    if source == code:
+        source = None
+    return Program(code / name, code, f"sagemaker_program={name}", source)
+
+
+def install(program: Program, code: Path) -> None:
+    """Bring the code into the code directory, unless something is there already (as the toolkit does), and check it.
+
+    Raises:
+        UserError: the source or the program is missing, an archive is broken, or a file hides our package.
+    """
+    if program.submit_directory is not None and not (code.is_dir() and any(code.iterdir())):
+        _copy(program.submit_directory, code)
+    if not program.path.is_file():
+        beside = sorted(entry.name for entry in code.iterdir() if entry.is_file()) if code.is_dir() else []
+        raise UserError(
+            f"Program {program.path} is not there (from {program.origin})",
+            allowed=did_you_mean(program.path.name, beside).replace("Choices:", "Files there:"),
+            fix="name a file of the code directory, or submit the code with the job",
+        )
+    if program.path.suffix != ".py":
+        _make_executable(program.path)
+    for name in ("runtime.py", "runtime"):
+        hiding = code / name
+        if program.cwd == code and hiding.exists():
+            raise UserError(
+                f"{hiding} hides the container's `runtime` package",
+                fix="rename that file, then `import runtime` works",
+            )
+
+
+def _make_executable(path: Path) -> None:
+    """Archives and uploads lose the x bit; the toolkit sets it too."""
+    if os.access(path, os.X_OK):
+        return
+    try:
+        path.chmod(path.stat().st_mode | 0o111)
+    except OSError as error:
+        raise UserError(
+            f"{path} is not executable, and cannot be made so: {error.strerror}", fix="chmod +x it"
+        ) from error
+
+
+def _copy(source: Path, code: Path) -> None:
+    if not source.exists():
+        raise UserError(f"sagemaker_submit_directory is {str(source)!r}, which is not there")
+    code.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        archive = source / "sourcedir.tar.gz"
+        if not archive.is_file():
+            shutil.copytree(source, code, dirs_exist_ok=True)
+            return
+        source = archive
+    if not source.name.endswith((".tar.gz", ".tgz", ".tar")):
+        shutil.copy2(source, code)
+        return
+    try:
+        with tarfile.open(source) as archive_file:
+            # "data" refuses absolute paths, "..", devices and links that leave the directory.
+            archive_file.extractall(code, filter="data")
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"The code archive {source} cannot be unpacked: {error}", fix="pack it anew") from error

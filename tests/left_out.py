@@ -1,0 +1,32 @@
+"""What `make test` left out on this machine, and how to enable it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def engine_answers() -> bool:
+    """Tell whether a Docker engine is there."""
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+def left_out() -> list[str]:
+    """Name each group of tests that `make test` did not run, with the way to run it."""
+    lines: list[str] = []
+    if engine_answers():
+        lines.append("container tests: a Docker engine is there, run `make test-container`")
+    else:
+        lines.append(
+            "container tests: no Docker engine answers; install docker.io, start dockerd, `make test-container`"
+        )
+    if not Path("/dev/nvidia0").exists():
+        lines.append("GPU tests: no NVIDIA GPU on this machine; run `pytest -m gpu` on one that has")
+    lines.append("long campaigns of interruptions: `make soak`")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.stdout.write("left out:\n" + "".join(f"  {line}\n" for line in left_out()))

@@ -1,0 +1,95 @@
+"""The tree of a host: what the service writes, and what our own reader makes of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.job import read_job
+from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, MetricDefinition, TrainingJobSpec
+from runtime.local.tree import keys_of, share_of, write_tree
+from runtime.paths import Paths
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for key in ("b/1.png", "a/2.png", "a/10.png", "Z.txt", "c.txt"):
+        path = tmp_path / "data" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(key)
+    return tmp_path / "data"
+
+
+def config(base: Path, name: str) -> object:
+    return json.loads((base / "input/config" / name).read_text())
+
+
+def test_files_are_as_the_service_writes_them(tmp_path: Path, data: Path):
+    spec = TrainingJobSpec(
+        "job",
+        hyperparameters={"lr": "0.1"},
+        channels=(ChannelSpec("train", data, content_type="image/png", compression="None"),),
+        groups=(GroupSpec("homogeneousCluster", "ml.m5.large", 11),),
+        metric_definitions=(MetricDefinition("loss", "loss=(.*)"),),
+        checkpoint=CheckpointSpec(None, "/opt/ml/here/checkpoints"),
+    )
+    write_tree(spec, "algo-2", tmp_path / "base", "eth0")
+    base = tmp_path / "base"
+    hosts = ["algo-1", "algo-10", "algo-11", *(f"algo-{n}" for n in range(2, 10))]
+    assert config(base, "hyperparameters.json") == {"lr": "0.1"}
+    assert config(base, "inputdataconfig.json") == {
+        "train": {
+            "TrainingInputMode": "File",
+            "S3DistributionType": "FullyReplicated",
+            "RecordWrapperType": "None",
+            "ContentType": "image/png",
+            "CompressionType": "None",
+        }
+    }
+    assert config(base, "resourceconfig.json") == {
+        "current_host": "algo-2",
+        "current_instance_type": "ml.m5.large",
+        "current_group_name": "homogeneousCluster",
+        "hosts": hosts,
+        "instance_groups": [
+            {"instance_group_name": "homogeneousCluster", "instance_type": "ml.m5.large", "hosts": hosts}
+        ],
+        "network_interface_name": "eth0",
+    }
+    assert config(base, "checkpointconfig.json") == {"LocalPath": "/opt/ml/here/checkpoints"}
+    assert config(base, "metric-definition-regex.json") == {"loss": "loss=(.*)"}
+    assert (base / "here/checkpoints").is_dir()
+
+
+def test_our_reader_understands_it(tmp_path: Path, data: Path):
+    groups = (GroupSpec("gpu", "ml.g5.xlarge", 2), GroupSpec("cpu", "ml.m5.large", 1))
+    spec = TrainingJobSpec("job", channels=(ChannelSpec("train", data),), groups=groups)
+    write_tree(spec, "algo-3", tmp_path / "base")
+    job = read_job(Paths(tmp_path / "base"), {"TRAINING_JOB_NAME": "job"})
+    assert (job.name, job.current_host, job.host.group) == ("job", "algo-3", "cpu")
+    assert [host.name for host in job.hosts] == ["algo-1", "algo-2", "algo-3"]
+    assert job.checkpoint_path is None
+    assert (job.channel("train").path / "b/1.png").read_text() == "b/1.png"
+
+
+def test_replicated_channels_are_linked_not_copied(tmp_path: Path, data: Path):
+    channels = (ChannelSpec("train", data), ChannelSpec("one", data / "c.txt"))
+    write_tree(TrainingJobSpec("job", channels=channels), "algo-1", tmp_path / "base")
+    inputs = tmp_path / "base/input/data"
+    assert (inputs / "train").readlink() == data
+    assert [path.name for path in (inputs / "one").iterdir()] == ["c.txt"]
+
+
+def test_shards_are_disjoint_and_whole(tmp_path: Path, data: Path):
+    channel = ChannelSpec("train", data, distribution="ShardedByS3Key")
+    spec = TrainingJobSpec("job", channels=(channel,), groups=(GroupSpec("g", "local", 2),))
+    shares: list[list[str]] = []
+    for host in spec.hosts:
+        write_tree(spec, host, tmp_path / host)
+        shares.append(keys_of(tmp_path / host / "input/data/train"))
+    assert keys_of(data) == ["Z.txt", "a/10.png", "a/2.png", "b/1.png", "c.txt"]  # bytes, as S3 lists
+    assert shares == [["Z.txt", "a/2.png", "c.txt"], ["a/10.png", "b/1.png"]]
+
+
+def test_more_hosts_than_files():
+    assert [share_of(["a", "b"], host, 3) for host in range(3)] == [["a"], ["b"], []]
