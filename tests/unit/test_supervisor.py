@@ -407,7 +407,14 @@ def test_two_hosts_complete_together(cluster: Make) -> None:
 
 
 def test_one_failed_rank_fails_both_hosts_with_the_same_cause_and_code(cluster: Make) -> None:
-    job = cluster("mark('pid-rank', os.getpid())\nif RANK == 1: sys.exit(42)\nlinger()", hosts=2)
+    script = """
+mark("pid-rank", os.getpid())
+if RANK == 1:
+    while not (MARKS.parents[1] / "algo-1/marks/pid-rank").exists(): time.sleep(0.01)
+    sys.exit(42)
+linger()
+"""
+    job = cluster(script, hosts=2)
     job.start()
     assert (job[1].wait(), job[2].wait()) == (42, 42)
     assert job[1].failure == job[2].failure
@@ -458,12 +465,12 @@ def test_a_frozen_host_is_named_after_its_silence(cluster: Make) -> None:
 
 
 def test_a_host_that_never_comes_is_named_after_the_wait(cluster: Make) -> None:
-    job = cluster("mark('started')", hosts=3, host_wait_s=4)
+    job = cluster("mark('started')", hosts=3, host_wait_s=10)
     job.start(1, 2)
     codes = job[1].wait(), job[2].wait()
     assert codes == (2, 2)
     for number in (1, 2):
-        assert "Host 'algo-3' did not come within 4 s: it did not connect to port" in job[number].failure
+        assert "Host 'algo-3' did not come within 10 s: it did not connect to port" in job[number].failure
         assert "Fix: allow traffic inside the security group" in job[number].failure
         assert not job[number].marks("started")
     assert "did" in job[1].failure
