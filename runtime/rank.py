@@ -1,6 +1,7 @@
 """`runtime.main`: a training function, called right, in every rank and alone on a laptop."""
 
 import atexit
+import contextlib
 import gc
 import inspect
 import json
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from runtime import env, log
 from runtime.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
@@ -43,7 +44,8 @@ def main(train: Callable[..., Any]) -> None:
     environ = env.process_environ()
     stop = StopRequest()
     _listen(stop)
-    atexit.register(_leave_quickly)
+    end = _End()
+    atexit.register(end.leave)
     paths = Paths.from_environ(environ)
     host, rank, run = environ.get("SLIPWAY_HOST", "-"), 0, None
     log.configure(host=host)
@@ -62,7 +64,7 @@ def main(train: Callable[..., Any]) -> None:
             as_json=settings.log_json,
         )
         arguments = bind(train, hyperparameters)
-        run = Run(job, settings, environ, stop)
+        run = end.run = Run(job, settings, environ, stop)
         train(run, **arguments)
         run.finish()
         _write_end(paths, environ, "completed", run.steps_done)
@@ -73,22 +75,45 @@ def main(train: Callable[..., Any]) -> None:
             run.finish()
     except SlipwayError as error:
         _fail(error, environ, host, rank, run, trace=not isinstance(error, UserError))
-        sys.exit(int(error.exit_code))
+        end.exit(int(error.exit_code))
     except SystemExit as error:
-        if error.code not in (None, 0):
-            _fail(error, environ, host, rank, run, trace=False)
-        raise
+        if error.code in (None, 0):
+            end.exit(0)
+        _fail(error, environ, host, rank, run, trace=False)
+        if isinstance(error.code, int):
+            end.exit(error.code)
+        sys.stderr.write(f"{error.code}\n")
+        end.exit(int(ExitCode.USER_ERROR))
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        end.exit(128 + signal.SIGINT)
     except BaseException as error:
         _fail(error, environ, host, rank, run, trace=True)
-        sys.exit(int(ExitCode.USER_ERROR))
+        end.exit(int(ExitCode.USER_ERROR))
 
 
-def _leave_quickly() -> None:
-    """Spare the interpreter its last collection over all of torch's objects: 0.2 s to leave instead of 1.0 s."""
-    gc.disable()
-    gc.freeze()
+class _End:
+    """How this process leaves."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self._code = 0
+
+    def exit(self, code: int) -> NoReturn:
+        """Leave with this code, whatever native code thinks of it."""
+        self._code = code
+        sys.exit(code)
+
+    def leave(self) -> None:
+        """Be the last of the interpreter's exit functions."""
+        # The interpreter's last collection goes over all of torch's objects: 0.2 s to leave instead of 1.0 s.
+        gc.disable()
+        gc.freeze()
+        if self.run is not None and self.run.world.joined:
+            # gloo may abort when it is torn down while others still use the group: the code would become 134.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(self._code & 0xFF)
 
 
 def _listen(stop: StopRequest) -> None:

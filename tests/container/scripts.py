@@ -31,6 +31,7 @@ for step in range(1, steps + 1):
         (model_dir / f"step-3-rank-{rank}").touch()
 weights = [value.tolist() for value in model.module.parameters()]
 (model_dir / f"weights-rank-{rank}").write_text(f"{dist.get_world_size()} {weights}")
+dist.barrier()  # gloo aborts a rank that tears down while another still works
 dist.destroy_process_group()
 """
 """Ranks see different samples, so that equal weights at the end prove that gradients were averaged."""
