@@ -26,9 +26,9 @@ from benchmarks.measure import Figure, Result, interleave, ratio
 from runtime import Run, log
 from runtime.job import Job, read_job
 from runtime.paths import Paths
+from runtime.ranks import SAMPLER
 from runtime.session import StopRequest
 from runtime.settings import resolve
-from runtime.supervisor import SAMPLER
 
 INTERVAL_MS = 500
 """The default of slipway_profile_interval_ms."""
@@ -91,12 +91,12 @@ class Loop:
 
 
 def _write_job(root: Path) -> Job:
-    paths = Paths(root)
-    channel = paths.data / "train"
+    paths = Paths(str(root))
+    channel = Path(paths.data) / "train"
     channel.mkdir(parents=True)
-    paths.config.mkdir(parents=True)
-    (paths.config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
-    (paths.config / "inputdataconfig.json").write_text(json.dumps({"train": {"TrainingInputMode": "File"}}))
+    Path(paths.config).mkdir(parents=True)
+    (Path(paths.config) / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
+    (Path(paths.config) / "inputdataconfig.json").write_text(json.dumps({"train": {"TrainingInputMode": "File"}}))
     noise = np.random.default_rng(0)
     np.save(channel / "x.npy", noise.standard_normal((SAMPLES, TOKENS, WIDTH), dtype=np.float32))
     np.save(channel / "y.npy", noise.integers(0, CLASSES, SAMPLES))

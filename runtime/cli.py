@@ -107,23 +107,12 @@ def _plan(flags: argparse.Namespace) -> int:
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:
-    from dataclasses import fields
-
     from runtime.job import read_job
     from runtime.paths import Paths
-    from runtime.settings import Settings, resolve
+    from runtime.settings import MEANINGS, NAMES, resolve
 
     settings = resolve(read_job(Paths.from_environ(environ), environ).hyperparameters, environ)
-    rows = [
-        (
-            f"slipway_{item.name}",
-            str(getattr(settings, item.name)),
-            settings.origin(item.name),
-            item.metadata["meaning"],
-        )
-        for item in fields(Settings)
-        if item.name != "origins"
-    ]
+    rows = [(f"slipway_{name}", str(getattr(settings, name)), settings.origin(name), MEANINGS[name]) for name in NAMES]
     variables = [(item.name, item.set_by, item.meaning) for item in env.VARIABLES]
     if as_json:
         tables = {

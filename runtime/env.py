@@ -4,14 +4,23 @@ Settings of ours (``SLIPWAY_*``) stand in `runtime.settings` and are merged into
 fails when a module reads ``os.environ`` or names a variable that is not listed here.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 
-Environ = Mapping[str, str]
+from runtime.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    Environ: TypeAlias = Mapping[str, str]
+else:
+    Environ = dict  # for those who import the name while they run
 
 
-@dataclass(frozen=True)
+@frozen
 class Variable:
     """One environment variable."""
 

@@ -10,14 +10,17 @@
 ``Stopped`` is no ``Exception``, so that an ``except Exception`` in a user's loop cannot swallow a stop.
 """
 
-import enum
-from collections.abc import Iterable
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FAILURE_REASON_CHARS = 1024
 """Characters of ``/opt/ml/output/failure`` that become ``FailureReason``. Source: CreateTrainingJob API."""
 
 
-class ExitCode(enum.IntEnum):
+class ExitCode:
     """Exit codes of ``train``; any other value is the user's own code, or 128 + n for death by signal n."""
 
     COMPLETED = 0

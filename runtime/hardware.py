@@ -3,16 +3,18 @@
 Reads /proc, /sys and /dev under a movable root, so that tests can describe any machine.
 """
 
-import itertools
+from __future__ import annotations
+
 import os
-import re
-from dataclasses import dataclass
-from pathlib import Path
 
-from runtime.env import Environ
+from runtime.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.env import Environ
 
 
-@dataclass(frozen=True)
+@frozen
 class Hardware:
     """One host's machine."""
 
@@ -30,7 +32,7 @@ class Hardware:
     """Size of /dev/shm; 0 when there is none."""
 
 
-def probe(environ: Environ, root: Path = Path("/")) -> Hardware:
+def probe(environ: Environ, root: str = "/") -> Hardware:
     """Look at the machine.
 
     Args:
@@ -43,29 +45,30 @@ def probe(environ: Environ, root: Path = Path("/")) -> Hardware:
         memory_bytes=_memory(root),
         accelerators=gpus,
         accelerator_kind="nvidia" if gpus else "none",
-        interfaces=tuple(sorted(_names(root / "sys/class/net"))),
-        shm_bytes=_size_of(root / "dev/shm"),
+        interfaces=tuple(sorted(_names(f"{root}/sys/class/net"))),
+        shm_bytes=_size_of(f"{root}/dev/shm"),  # noqa: S108 - only its size is asked,
     )
 
 
-def _names(directory: Path) -> list[str]:
+def _names(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
     except OSError:
         return []
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text()
+        with open(path) as stream:
+            return stream.read()
     except OSError:
         return ""
 
 
-def _nvidia_gpus(root: Path) -> int:
+def _nvidia_gpus(root: str) -> int:
     """Count GPUs that the container was given: device nodes, which the NVIDIA runtime creates for these only."""
-    nodes = [name for name in _names(root / "dev") if re.fullmatch(r"nvidia\d+", name)]
-    return len(nodes) or len(_names(root / "proc/driver/nvidia/gpus"))
+    nodes = [name for name in _names(f"{root}/dev") if name.startswith("nvidia") and name[6:].isdecimal()]
+    return len(nodes) or len(_names(f"{root}/proc/driver/nvidia/gpus"))
 
 
 def _visible(gpus: int, environ: Environ) -> int:
@@ -73,26 +76,27 @@ def _visible(gpus: int, environ: Environ) -> int:
     if shown is None:
         return gpus
     # CUDA ignores everything from the first impossible entry on.
-    names = itertools.takewhile(lambda name: name not in {"", "-1"}, (part.strip() for part in shown.split(",")))
-    return min(gpus, len(list(names)))
+    names = [part.strip() for part in shown.split(",")]
+    possible = next((i for i, name in enumerate(names) if name in {"", "-1"}), len(names))
+    return min(gpus, possible)
 
 
-def _cpus(root: Path) -> int:
+def _cpus(root: str) -> int:
     allowed = len(os.sched_getaffinity(0))
-    quota, _, period = _read(root / "sys/fs/cgroup/cpu.max").strip().partition(" ")
+    quota, _, period = _read(f"{root}/sys/fs/cgroup/cpu.max").strip().partition(" ")
     if quota.isdigit() and period.isdigit():
         allowed = min(allowed, max(1, -(-int(quota) // int(period))))
     return max(1, allowed)
 
 
-def _memory(root: Path) -> int:
-    limit = _read(root / "sys/fs/cgroup/memory.max").strip()
-    total = re.search(r"MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"))
-    machine = int(total.group(1)) * 1024 if total else 0
+def _memory(root: str) -> int:
+    limit = _read(f"{root}/sys/fs/cgroup/memory.max").strip()
+    total = _read(f"{root}/proc/meminfo").partition("MemTotal:")[2].split(maxsplit=1)
+    machine = int(total[0]) * 1024 if total else 0
     return min(int(limit), machine or int(limit)) if limit.isdigit() else machine
 
 
-def _size_of(directory: Path) -> int:
+def _size_of(directory: str) -> int:
     try:
         facts = os.statvfs(directory)
     except OSError:

@@ -4,31 +4,38 @@ Reading is pure: it opens the contract's JSON files and changes nothing. Keys th
 default noted at the field.
 """
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import cast
+from __future__ import annotations
 
-from runtime.env import Environ
+import os
+
 from runtime.errors import UserError, did_you_mean
-from runtime.paths import Paths
+from runtime.frozen import cast, field, frozen
+from runtime.jsontext import dumps, loads
+from runtime.paths import DEFAULT_BASE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import TypeAlias
+
+    from runtime.env import Environ
+    from runtime.paths import Paths
+
+    JsonObject: TypeAlias = Mapping[str, object]
 
 INPUT_MODES = ("File", "FastFile", "Pipe")
 DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
 DEFAULT_GROUP = "homogeneousCluster"
 """Name of the only group when the platform names none. Source: sagemaker-training 5.1.4."""
 
-JsonObject = Mapping[str, object]
 
-
-@dataclass(frozen=True)
+@frozen
 class Channel:
     """One named input of the job."""
 
     name: str
-    path: Path
+    directory: str
     """Directory of a File or FastFile channel; for Pipe, the prefix of its FIFOs."""
     input_mode: str = "File"
     """One of `INPUT_MODES`."""
@@ -40,8 +47,15 @@ class Channel:
     compression: str = "None"
     """``None`` or ``Gzip``."""
 
+    @property
+    def path(self) -> Path:
+        """`directory`, as scripts like it."""
+        from pathlib import Path  # 9 ms that the launcher need not pay
 
-@dataclass(frozen=True)
+        return Path(self.directory)
+
+
+@frozen
 class Host:
     """One container of the job."""
 
@@ -51,7 +65,7 @@ class Host:
     instance_type: str = "local"
 
 
-@dataclass(frozen=True)
+@frozen
 class InstanceGroup:
     """A part of a heterogeneous cluster."""
 
@@ -61,7 +75,7 @@ class InstanceGroup:
     """In natural order; the platform writes them in any order."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """One training job, seen from one host."""
 
@@ -70,9 +84,9 @@ class Job:
     """``TRAINING_JOB_NAME``, else the hyperparameter ``sagemaker_job_name``, else ``local``."""
     arn: str = ""
     """``TRAINING_JOB_ARN``: the same after a restart, another one for another job; empty outside the service."""
-    hyperparameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
     """As the file holds them: JSON-encoded by the SDK's framework estimators, plain from everybody else."""
-    channels: Mapping[str, Channel] = field(default_factory=dict[str, Channel])
+    channels: Mapping[str, Channel] = field(default_factory=dict)
     current_host: str = "algo-1"
     hosts: tuple[Host, ...] = (Host("algo-1"),)
     """All hosts of all groups, in natural order: algo-2 before algo-10."""
@@ -80,7 +94,7 @@ class Job:
     """Empty when the platform names none."""
     network_interface: str = ""
     """As the platform names it; nobody has checked that it exists."""
-    checkpoint_path: Path | None = None
+    checkpoint_path: str | None = None
     """None: the job has no CheckpointConfig, so nothing outlives the container."""
     under_contract: bool = False
     """False for ``python train.py`` on a laptop: no contract tree was there."""
@@ -114,7 +128,13 @@ def natural_key(host: str) -> tuple[tuple[int, int | str], ...]:
     >>> sorted(["algo-10", "algo-2", "algo-1-zz"], key=natural_key)
     ['algo-1-zz', 'algo-2', 'algo-10']
     """
-    return tuple((0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", host) if part)
+    parts: list[str] = []
+    for letter in host:
+        if parts and parts[-1][-1].isdecimal() == letter.isdecimal():
+            parts[-1] += letter
+        else:
+            parts.append(letter)
+    return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in parts)
 
 
 def read_job(paths: Paths, environ: Environ) -> Job:
@@ -130,13 +150,13 @@ def read_job(paths: Paths, environ: Environ) -> Job:
     Source: "Amazon SageMaker AI Training Toolkit" and "How Amazon SageMaker AI Provides Training Information",
     developer guide.
     """
-    if not paths.config.is_dir():
+    if not os.path.isdir(paths.config):
         return Job(paths, name=environ.get("TRAINING_JOB_NAME") or "local", channels=_local_channels(paths))
-    hyperparameters = _read_hyperparameters(paths.config / "hyperparameters.json")
-    resources = _read_object(paths.config / "resourceconfig.json", missing={})
-    groups = _read_groups(resources, paths.config / "resourceconfig.json")
-    hosts, current = _read_hosts(resources, groups, paths.config / "resourceconfig.json")
-    checkpoint = _read_object(paths.config / "checkpointconfig.json", missing={})
+    hyperparameters = _read_hyperparameters(f"{paths.config}/hyperparameters.json")
+    resources = _read_object(f"{paths.config}/resourceconfig.json", missing={})
+    groups = _read_groups(resources, f"{paths.config}/resourceconfig.json")
+    hosts, current = _read_hosts(resources, groups, f"{paths.config}/resourceconfig.json")
+    checkpoint = _read_object(f"{paths.config}/checkpointconfig.json", missing={})
     return Job(
         paths=paths,
         name=environ.get("TRAINING_JOB_NAME") or hyperparameters.get("sagemaker_job_name", "").strip('"') or "local",
@@ -152,19 +172,20 @@ def read_job(paths: Paths, environ: Environ) -> Job:
     )
 
 
-def _checkpoint_path(config: JsonObject, paths: Paths) -> Path | None:
+def _checkpoint_path(config: JsonObject, paths: Paths) -> str | None:
     if not config:
         return None
-    local = Path(str(config.get("LocalPath") or "/opt/ml/checkpoints"))
+    local = os.path.normpath(str(config.get("LocalPath") or f"{DEFAULT_BASE}/checkpoints"))
     # A moved root moves the default with it; a path that the user chose elsewhere stays where it is.
-    inside = local.is_relative_to("/opt/ml")
-    return paths.base / local.relative_to("/opt/ml") if inside else local
+    inside = local == DEFAULT_BASE or local.startswith(DEFAULT_BASE + "/")
+    return paths.base + local.removeprefix(DEFAULT_BASE) if inside else local
 
 
-def _read_object(path: Path, missing: JsonObject | None = None) -> JsonObject:
+def _read_object(path: str, missing: JsonObject | None = None) -> JsonObject:
     """Read a JSON object; `missing` is returned for an absent file (None: absence is an error)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
     except FileNotFoundError:
         if missing is not None:
             return missing
@@ -172,24 +193,24 @@ def _read_object(path: Path, missing: JsonObject | None = None) -> JsonObject:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}", fix="check its owner, mode and encoding (UTF-8)") from error
     try:
-        value: object = json.loads(text)
-    except json.JSONDecodeError as error:
+        value: object = loads(text)
+    except ValueError as error:
         raise UserError(
-            f"{path} is not JSON: {error.msg} at line {error.lineno} column {error.colno}",
+            f"{path} is not JSON: {error}",
             fix="write it anew; `slipway run` writes the files that the service writes",
         ) from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds {type(value).__name__}, not an object", fix='its text must begin with "{"')
-    return cast(JsonObject, value)
+    return cast("JsonObject", value)
 
 
-def _read_hyperparameters(path: Path) -> dict[str, str]:
+def _read_hyperparameters(path: str) -> dict[str, str]:
     values = _read_object(path, missing={})
     # The service writes strings only; a hand-written file may hold numbers, which lose nothing as JSON.
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return {key: value if isinstance(value, str) else dumps(value) for key, value in values.items()}
 
 
-def _read_groups(resources: JsonObject, path: Path) -> tuple[InstanceGroup, ...]:
+def _read_groups(resources: JsonObject, path: str) -> tuple[InstanceGroup, ...]:
     raw = cast(object, resources.get("instance_groups") or [])
     try:
         return tuple(
@@ -207,7 +228,7 @@ def _read_groups(resources: JsonObject, path: Path) -> tuple[InstanceGroup, ...]
         ) from error
 
 
-def _read_hosts(resources: JsonObject, groups: tuple[InstanceGroup, ...], path: Path) -> tuple[tuple[Host, ...], str]:
+def _read_hosts(resources: JsonObject, groups: tuple[InstanceGroup, ...], path: str) -> tuple[tuple[Host, ...], str]:
     raw: object = resources.get("hosts", ["algo-1"])
     if not isinstance(raw, list) or not raw or not all(isinstance(host, str) for host in cast(list[object], raw)):
         raise UserError(f"{path}: 'hosts' is {raw!r}", allowed="it is a list of host names with at least one")
@@ -231,12 +252,12 @@ def _read_hosts(resources: JsonObject, groups: tuple[InstanceGroup, ...], path: 
 
 
 def _read_channels(paths: Paths) -> dict[str, Channel]:
-    path = paths.config / "inputdataconfig.json"
+    path = f"{paths.config}/inputdataconfig.json"
     channels: dict[str, Channel] = {}
     for name, raw in sorted(_read_object(path, missing={}).items()):
         if not isinstance(raw, dict):
             raise UserError(f"{path}: channel {name!r} is {raw!r}", allowed="each channel is an object")
-        value = cast(JsonObject, raw)
+        value = cast("JsonObject", raw)
 
         def choice(key: str, default: str, choices: tuple[str, ...], of: JsonObject = value, name: str = name) -> str:
             given = str(of.get(key) or default)
@@ -249,7 +270,7 @@ def _read_channels(paths: Paths) -> dict[str, Channel]:
 
         channels[name] = Channel(
             name=name,
-            path=paths.data / name,
+            directory=f"{paths.data}/{name}",
             input_mode=choice("TrainingInputMode", "File", INPUT_MODES),
             distribution=choice("S3DistributionType", "FullyReplicated", DISTRIBUTIONS),
             content_type=str(value.get("ContentType") or ""),
@@ -261,6 +282,9 @@ def _read_channels(paths: Paths) -> dict[str, Channel]:
 
 def _local_channels(paths: Paths) -> dict[str, Channel]:
     """Without a contract tree, every directory under input/data is a File channel."""
-    if not paths.data.is_dir():
+    try:
+        with os.scandir(paths.data) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError:
         return {}
-    return {entry.name: Channel(entry.name, entry) for entry in sorted(paths.data.iterdir()) if entry.is_dir()}
+    return {name: Channel(name, f"{paths.data}/{name}") for name in names}

@@ -1,22 +1,32 @@
 """The command ``train``: Job -> Plan -> processes -> Outcome, on one host. Standard library only."""
 
+from __future__ import annotations
+
+import os
 import sys
 import time
-import traceback
-from collections.abc import Sequence
 
 from runtime import env, log
 from runtime.errors import ExitCode, SlipwayError
 from runtime.hardware import probe
-from runtime.job import Job, read_job
+from runtime.job import read_job
 from runtime.outcome import Outcome, cause_from_error, write_outcome
 from runtime.paths import Paths
-from runtime.peers import job_token, parse_addresses
-from runtime.plan import LaunchPlan, make_plan
+from runtime.plan import make_plan
 from runtime.preflight import check
 from runtime.program import find_program, install
-from runtime.settings import Settings, resolve
-from runtime.supervisor import Signals, Supervisor, announce_failure
+from runtime.settings import resolve
+from runtime.signals import Signals
+from runtime.supervisor import Supervisor, announce_failure
+from runtime.topology import parse_addresses
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtime.job import Job
+    from runtime.plan import LaunchPlan
+    from runtime.settings import Settings
 
 _log = log.Log("launch")
 
@@ -49,7 +59,8 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
     try:
         # Before anything can fail: an earlier run's failure file would be taken for the script's own, and kept.
         for stale in (paths.success, paths.failure, paths.stopped):
-            stale.unlink(missing_ok=True)
+            if os.path.exists(stale):
+                os.unlink(stale)
         job = read_job(paths, environ)
         log.configure(host=job.current_host)
         settings = resolve(job.hyperparameters, environ)
@@ -60,11 +71,12 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         plan = _plan(job, settings, environ)
         for choice in plan.choices:
             _log.info(f"{choice.name}={choice.value} because {choice.reason}")
-        supervisor = Supervisor(plan, settings, paths.state, paths.profiler, signals)
-        return supervisor.run(addresses, job_token(job))
+        return Supervisor(plan, settings, job, signals).run(addresses)
     except SlipwayError as error:
         cause = cause_from_error(error, job.current_host if job else "-")
     except Exception as error:
+        import traceback
+
         traceback.print_exc()
         cause = cause_from_error(error, job.current_host if job else "-")
     if job is not None and settings is not None and len(job.hosts) > 1:

@@ -5,10 +5,14 @@ not cost the launcher the 11 ms of that import. Nothing is configured at import;
 ``configure`` once.
 """
 
-import json
+from __future__ import annotations
+
 import sys
 import time
-from typing import TextIO
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,6 +56,8 @@ def write(level: str, component: str, message: str) -> None:
         return
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if _Sink.as_json:
+        import json  # keeps the letters of other languages readable
+
         line = json.dumps(
             {"time": now, "level": level, "host": _Sink.host, "rank": _Sink.rank, "component": component}
             | {"message": message},

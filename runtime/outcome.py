@@ -1,17 +1,20 @@
 """How the job ended and why: rank records in, one cause out, then the files that the platform reads."""
 
-import json
-import re
-import signal
+from __future__ import annotations
+
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
-from pathlib import Path
-from typing import Any, Literal, cast
 
 from runtime.errors import FAILURE_REASON_CHARS, ExitCode, SlipwayError, one_line
-from runtime.paths import Paths
+from runtime.frozen import asdict, cast, frozen, replace
+from runtime.jsontext import dumps, loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any, Literal
+
+    from runtime.paths import Paths
 
 PEER_LOSS_SIGNS = (
     "gloo/transport",
@@ -30,7 +33,7 @@ PEER_LOSS_SIGNS = (
 """Words of torch.distributed that tell what a survivor feels when another rank has died. They never name a cause."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Cause:
     """One thing that went wrong."""
 
@@ -46,7 +49,7 @@ class Cause:
     consequence: bool = False
     """True for what a survivor feels (a closed connection, a lost peer): never reported while a cause is known."""
 
-    def short(self) -> "Cause":
+    def short(self) -> Cause:
         """Cut the message to what `text` shows, so that it fits into one message to another host."""
         return replace(self, message=one_line(self.message, FAILURE_REASON_CHARS))
 
@@ -57,7 +60,7 @@ class Cause:
         return one_line(f"{who}: {self.message}{where}", FAILURE_REASON_CHARS)
 
 
-@dataclass(frozen=True)
+@frozen
 class Outcome:
     """The end of the job on this host."""
 
@@ -88,7 +91,7 @@ def feels_like_peer_loss(text: str) -> bool:
     return any(sign in text for sign in PEER_LOSS_SIGNS)
 
 
-def write_rank_error(path: Path, cause: Cause) -> None:
+def write_rank_error(path: str, cause: Cause) -> None:
     """Leave a rank's error record; the fields of torchelastic's form are there too, for other readers.
 
     A full disk must not hide the error that it caused, so that failing to write is silent.
@@ -98,27 +101,29 @@ def write_rank_error(path: Path, cause: Cause) -> None:
         "message": {"message": cause.message, "extraInfo": {"timestamp": int(cause.time)}},
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record), encoding="utf-8")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as stream:
+            stream.write(dumps(record))
     except OSError:
         return
 
 
-def read_rank_error(path: Path) -> Cause | None:
+def read_rank_error(path: str) -> Cause | None:
     """Read what a rank left: our form, or torchelastic's; None when there is nothing readable."""
     try:
-        record: object = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as stream:
+            record = loads(stream.read())
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict):
         return None
-    values = cast(Mapping[str, Any], record)
+    values = cast("Mapping[str, Any]", record)
     try:
         if "slipway" in values:
             return Cause(**values["slipway"])
         # torchelastic writes an object in general, and plain text for errors of its own.
         message: Any = values["message"]
-        told = cast(Mapping[str, Any], message if isinstance(message, dict) else {"message": message})
+        told = cast("Mapping[str, Any]", message if isinstance(message, dict) else {"message": message})
         text, at = str(told["message"]), float(told.get("extraInfo", {}).get("timestamp", time.time()))
         return Cause("", text, 1, at, consequence=feels_like_peer_loss(text))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -154,6 +159,8 @@ def cause_of_exit(
     if told.strip():
         return Cause(host, told.strip(), code, at, rank)
     if status < 0:
+        import signal
+
         name = signal.Signals(-status).name if -status in {int(s) for s in signal.Signals} else f"signal {-status}"
         return Cause(host, f"killed by {name} (exit code {code}){_HINTS.get(name, '')}", code, at, rank)
     lines = list(tail)
@@ -187,6 +194,9 @@ def last_traceback(lines: Sequence[str]) -> tuple[str, str] | None:
     end = next((i for i, line in enumerate(body) if line and not line[0].isspace()), None)
     if end is None:
         return None
+    import re
+    from itertools import takewhile
+
     frames = re.findall(r'File "([^"]+)", line (\d+)', "\n".join(body[:end]))
     own = [f"{name}:{line}" for name, line in frames if "-packages" not in name and not name.startswith("<")]
     # A message of several lines goes on indented, or in a list; what is printed at exit begins at the margin.
@@ -205,14 +215,19 @@ _HINTS = {
 def write_outcome(outcome: Outcome, paths: Paths) -> None:
     """Write what the platform reads; a failure file that the user's script wrote is kept."""
     try:
-        paths.output.mkdir(parents=True, exist_ok=True)
+        os.makedirs(paths.output, exist_ok=True)
         if outcome.status == "completed":
-            paths.success.touch()
+            _write(paths.success, "")
         elif outcome.status == "stopped":
-            paths.stopped.write_text(json.dumps({"step": outcome.step, "reason": outcome.reason}) + "\n")
-        elif outcome.cause is not None and not paths.failure.exists():
-            paths.failure.write_text(outcome.cause.text(), encoding="utf-8")
+            _write(paths.stopped, dumps({"step": outcome.step, "reason": outcome.reason}) + "\n")
+        elif outcome.cause is not None and not os.path.exists(paths.failure):
+            _write(paths.failure, outcome.cause.text())
     except OSError as error:
         from runtime.log import Log
 
         Log("outcome").error(f"cannot write to {paths.output}: {error}")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text)

@@ -3,85 +3,90 @@
 Nothing here touches the disk.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
-from runtime.env import Environ
+import os
+
+from runtime.frozen import frozen
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.env import Environ
 
 DEFAULT_BASE = "/opt/ml"
 
 
-@dataclass(frozen=True)
+@frozen
 class Paths:
     """Directories and files of one job on one host.
 
     Source: "How Amazon SageMaker AI provides training information" and its neighbours in the developer guide.
     """
 
-    base: Path
+    base: str
     """``/opt/ml``, or ``SAGEMAKER_BASE_DIR``."""
 
     @classmethod
-    def from_environ(cls, environ: Environ) -> "Paths":
+    def from_environ(cls, environ: Environ) -> Paths:
         """Take the root from ``SAGEMAKER_BASE_DIR``, default ``/opt/ml``."""
-        return cls(Path(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE))
+        return cls(os.path.abspath(environ.get("SAGEMAKER_BASE_DIR") or DEFAULT_BASE))
 
     @property
-    def config(self) -> Path:
+    def config(self) -> str:
         """The platform's JSON files."""
-        return self.base / "input" / "config"
+        return f"{self.base}/input/config"
 
     @property
-    def data(self) -> Path:
+    def data(self) -> str:
         """Parent of the channels' directories."""
-        return self.base / "input" / "data"
+        return f"{self.base}/input/data"
 
     @property
-    def code(self) -> Path:
+    def code(self) -> str:
         """The user's code, and the working directory of the ranks."""
-        return self.base / "code"
+        return f"{self.base}/code"
 
     @property
-    def model(self) -> Path:
+    def model(self) -> str:
         """Becomes ``model.tar.gz``, merged over the hosts."""
-        return self.base / "model"
+        return f"{self.base}/model"
 
     @property
-    def output(self) -> Path:
+    def output(self) -> str:
         """Parent of the failure file and of the output data."""
-        return self.base / "output"
+        return f"{self.base}/output"
 
     @property
-    def output_data(self) -> Path:
+    def output_data(self) -> str:
         """Becomes ``output.tar.gz``, merged over the hosts."""
-        return self.output / "data"
+        return f"{self.output}/data"
 
     @property
-    def failure(self) -> Path:
+    def failure(self) -> str:
         """Its first 1,024 characters become ``FailureReason``."""
-        return self.output / "failure"
+        return f"{self.output}/failure"
 
     @property
-    def success(self) -> Path:
+    def success(self) -> str:
         """Empty marker of the SageMaker toolkit; the platform does not read it."""
-        return self.output / "success"
+        return f"{self.output}/success"
 
     @property
-    def stopped(self) -> Path:
+    def stopped(self) -> str:
         """Ours: JSON with ``step`` and ``reason`` after a clean stop."""
-        return self.output / "stopped"
+        return f"{self.output}/stopped"
 
     @property
-    def profiler(self) -> Path:
+    def profiler(self) -> str:
         """Phase times and samples of the machine."""
-        return self.output / "profiler"
+        return f"{self.output}/profiler"
 
     @property
-    def state(self) -> Path:
+    def state(self) -> str:
         """Ours: what ranks tell their launcher (progress, error and stop records)."""
-        return self.output / "slipway"
+        return f"{self.output}/slipway"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> str:
         """Default of ``CheckpointConfig.LocalPath``."""
-        return self.base / "checkpoints"
+        return f"{self.base}/checkpoints"

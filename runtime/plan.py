@@ -1,19 +1,24 @@
 """Job + Hardware -> LaunchPlan: pure, printable, each automatic choice with its reason."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from __future__ import annotations
 
-from runtime.env import Environ
 from runtime.errors import UserError
-from runtime.hardware import Hardware
-from runtime.job import Job
-from runtime.program import Program
-from runtime.settings import Settings
+from runtime.frozen import frozen, replace
 from runtime.toolkit import arguments, sm_variables
 from runtime.topology import Topology, arrange
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-@dataclass(frozen=True)
+    from runtime.env import Environ
+    from runtime.hardware import Hardware
+    from runtime.job import Job
+    from runtime.program import Program
+    from runtime.settings import Settings
+
+
+@frozen
 class Choice:
     """One decision of the plan."""
 
@@ -22,7 +27,7 @@ class Choice:
     reason: str
 
 
-@dataclass(frozen=True)
+@frozen
 class RankPlan:
     """One process to start."""
 
@@ -32,7 +37,7 @@ class RankPlan:
     """Added to `LaunchPlan.environ`."""
 
 
-@dataclass(frozen=True)
+@frozen
 class LaunchPlan:
     """Everything that the supervisor needs; it decides nothing itself."""
 
@@ -78,9 +83,9 @@ def make_plan(
         )
     )
     words = arguments(job, settings.argv_dialect)
-    choices.append(Choice("program", str(program.path), program.origin))
+    choices.append(Choice("program", program.path, program.origin))
     values = dict(environ)
-    values |= sm_variables(job, topology, hardware, program.path.name, words)
+    values |= sm_variables(job, topology, hardware, program.name, words)
     values |= {
         "WORLD_SIZE": str(topology.world_size),
         "LOCAL_WORLD_SIZE": str(nproc),
@@ -94,9 +99,9 @@ def make_plan(
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_RUN_ID": job.name,
         "SLIPWAY_HOST": job.current_host,
-        "SLIPWAY_STATE_DIR": str(job.paths.state),
+        "SLIPWAY_STATE_DIR": job.paths.state,
     }
-    values["PYTHONPATH"] = ":".join(part for part in (str(program.cwd), environ.get("PYTHONPATH", "")) if part)
+    values["PYTHONPATH"] = ":".join(part for part in (program.cwd, environ.get("PYTHONPATH", "")) if part)
     for choice in _defaults(hardware, job, topology, values["MASTER_ADDR"]):
         if choice.name in environ:
             choice = replace(choice, value=environ[choice.name], reason="set by the user")
@@ -110,12 +115,12 @@ def make_plan(
                 "RANK": str(rank),
                 "LOCAL_RANK": str(local),
                 "ROLE_RANK": str(rank),
-                "TORCHELASTIC_ERROR_FILE": str(job.paths.state / f"error-rank-{rank}.json"),
+                "TORCHELASTIC_ERROR_FILE": f"{job.paths.state}/error-rank-{rank}.json",
             },
         )
         for local, rank in enumerate(topology.ranks_of(job.current_host))
     )
-    return LaunchPlan(program.command(words), str(program.cwd), values, ranks, topology, tuple(choices))
+    return LaunchPlan(program.command(words), program.cwd, values, ranks, topology, tuple(choices))
 
 
 def _alone(topology: Topology) -> str:

@@ -3,13 +3,16 @@
 Standard library only, and quick: a wrong job should fail in milliseconds, not after four imports of torch.
 """
 
+from __future__ import annotations
+
 import os
-import shutil
-from pathlib import Path
 
 from runtime.errors import UserError
-from runtime.job import Channel, Job
 from runtime.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.job import Channel, Job
 
 log = Log("preflight")
 
@@ -37,33 +40,34 @@ def check(job: Job) -> None:
 def _check_channel(channel: Channel) -> None:
     if channel.input_mode == "Pipe":
         return  # its FIFOs appear when the writer is ready
-    if not channel.path.is_dir():
+    if not os.path.isdir(channel.directory):
         raise UserError(
-            f"Channel {channel.name!r} is declared in inputdataconfig.json, but {channel.path} is not there",
+            f"Channel {channel.name!r} is declared in inputdataconfig.json, but {channel.directory} is not there",
             fix="check the channel's S3 URI or --channel path",
         )
-    with os.scandir(channel.path) as entries:
+    with os.scandir(channel.directory) as entries:
         empty = next(entries, None) is None
     if empty and channel.distribution == "ShardedByS3Key":
         log.warning(f"channel {channel.name!r} is empty on this host: it has fewer files than the job has hosts")
     elif empty:
         raise UserError(
-            f"Channel {channel.name!r} is empty: {channel.path} holds no file",
+            f"Channel {channel.name!r} is empty: {channel.directory} holds no file",
             fix="check the channel's S3 URI or --channel path",
         )
 
 
-def _make(directory: Path) -> None:
+def _make(directory: str) -> None:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        os.makedirs(directory, exist_ok=True)
     except OSError as error:
         raise UserError(f"{directory} cannot be made: {error.strerror}", fix="mount it writable") from error
     if not os.access(directory, os.W_OK | os.X_OK):
         raise UserError(f"{directory} is not writable for uid {os.getuid()}", fix="mount it writable")
 
 
-def _check_room(directory: Path) -> None:
-    free = shutil.disk_usage(directory).free
+def _check_room(directory: str) -> None:
+    facts = os.statvfs(directory)
+    free = facts.f_bavail * facts.f_frsize
     if free < LEAST_CHECKPOINT_BYTES:
         raise UserError(
             f"No space left for a checkpoint: {directory} has {free} bytes free",

@@ -1,47 +1,57 @@
 """Which program a job runs, and where its code lies. Finding is pure; `install` is the one effect."""
 
+from __future__ import annotations
+
 import os
-import shutil
 import sys
-import tarfile
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from runtime.env import Environ
 from runtime.errors import UserError, did_you_mean
+from runtime.frozen import frozen
 from runtime.hyperparameters import unquote
-from runtime.job import Job
-from runtime.settings import Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from runtime.env import Environ
+    from runtime.job import Job
+    from runtime.settings import Settings
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
-@dataclass(frozen=True)
+@frozen
 class Program:
     """What every rank executes."""
 
-    path: Path
+    path: str
     """The script."""
-    cwd: Path
+    cwd: str
     """Working directory of the ranks."""
     origin: str
     """Which setting named it, for the log."""
-    submit_directory: Path | None = None
+    submit_directory: str | None = None
     """Directory, archive or file to install into the code directory first; None: the code is there already."""
+
+    @property
+    def name(self) -> str:
+        """The script's file name."""
+        return os.path.basename(self.path)
 
     def command(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         """Return the argument list that starts the program; arguments are never part of a shell line."""
-        if self.path.suffix == ".py":
-            return (sys.executable, str(self.path), *arguments)
+        if self.path.endswith(".py"):
+            return (sys.executable, self.path, *arguments)
         # Through a constant line of shell: it honours the file's "#!" and also runs a file that has none.
-        return ("/bin/sh", "-c", 'exec "$0" "$@"', str(self.path), *arguments)
+        return ("/bin/sh", "-c", 'exec "$0" "$@"', self.path, *arguments)
 
 
-def workloads(package: Path = Path(__file__).parent) -> Mapping[str, Path]:
-    """List our workloads by name: inside the wheel, or beside the package in a checkout."""
-    for home in (package / "_entrypoints", package.parent / "entrypoints"):
-        if home.is_dir():
-            return {path.parent.name: path for path in sorted(home.glob("*/train.py"))}
+def workloads(package: str = PACKAGE) -> Mapping[str, str]:
+    """List our workloads by name, each with its script: inside the wheel, or beside the package in a checkout."""
+    for home in (f"{package}/_entrypoints", f"{os.path.dirname(package)}/entrypoints"):
+        if os.path.isdir(home):
+            scripts = {name: f"{home}/{name}/train.py" for name in sorted(os.listdir(home))}
+            return {name: script for name, script in scripts.items() if os.path.isfile(script)}
     return {}
 
 
@@ -69,7 +79,7 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
                 allowed=did_you_mean(settings.entrypoint, ours),
             )
         script = ours[settings.entrypoint]
-        return Program(script, script.parent, f"{settings.origin('entrypoint')}={settings.entrypoint}")
+        return Program(script, os.path.dirname(script), f"{settings.origin('entrypoint')}={settings.entrypoint}")
     raise UserError(
         "The job names no program",
         allowed="a script by sagemaker_program (SDK: entry_point), or one of our workloads by slipway_entrypoint",
@@ -78,7 +88,7 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
 
 
 def _user_program(name: str, job: Job, environ: Environ) -> Program:
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if name.startswith("/") or ".." in name.split("/"):
         raise UserError(
             f"sagemaker_program is {name!r}", allowed="it is a path inside the code directory, without '..'"
         )
@@ -92,63 +102,74 @@ def _user_program(name: str, job: Job, environ: Environ) -> Program:
             allowed="this version takes code from a directory or an archive that is in the container",
             fix="pass the code as the channel 'code', or mount it",
         )
-    source = Path(submit.removeprefix("file://")) if submit else None
+    source = os.path.normpath(submit.removeprefix("file://")) if submit else None
     if source is None and "code" in job.channels:
-        source = job.channels["code"].path
+        source = job.channels["code"].directory
     if source == code:
         source = None
-    return Program(code / name, code, f"sagemaker_program={name}", source)
+    return Program(os.path.normpath(f"{code}/{name}"), code, f"sagemaker_program={name}", source)
 
 
-def install(program: Program, code: Path) -> None:
+def install(program: Program, code: str) -> None:
     """Bring the code into the code directory, unless something is there already (as the toolkit does), and check it.
 
     Raises:
         UserError: the source or the program is missing, an archive is broken, or a file hides our package.
     """
-    if program.submit_directory is not None and not (code.is_dir() and any(code.iterdir())):
+    if program.submit_directory is not None and not _entries(code):
         _copy(program.submit_directory, code)
-    if not program.path.is_file():
-        beside = sorted(entry.name for entry in code.iterdir() if entry.is_file()) if code.is_dir() else []
+    if not os.path.isfile(program.path):
+        beside = [name for name in _entries(code) if os.path.isfile(f"{code}/{name}")]
         raise UserError(
             f"Program {program.path} is not there (from {program.origin})",
-            allowed=did_you_mean(program.path.name, beside).replace("Choices:", "Files there:"),
+            allowed=did_you_mean(program.name, beside).replace("Choices:", "Files there:"),
             fix="name a file of the code directory, or submit the code with the job",
         )
-    if program.path.suffix != ".py":
+    if not program.path.endswith(".py"):
         _make_executable(program.path)
     for name in ("runtime.py", "runtime"):
-        hiding = code / name
-        if program.cwd == code and hiding.exists():
+        hiding = f"{code}/{name}"
+        if program.cwd == code and os.path.exists(hiding):
             raise UserError(
                 f"{hiding} hides the container's `runtime` package",
                 fix="rename that file, then `import runtime` works",
             )
 
 
-def _make_executable(path: Path) -> None:
+def _entries(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _make_executable(path: str) -> None:
     """Archives and uploads lose the x bit; the toolkit sets it too."""
     if os.access(path, os.X_OK):
         return
     try:
-        path.chmod(path.stat().st_mode | 0o111)
+        os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103 - to run it is what the user asks
     except OSError as error:
         raise UserError(
             f"{path} is not executable, and cannot be made so: {error.strerror}", fix="chmod +x it"
         ) from error
 
 
-def _copy(source: Path, code: Path) -> None:
-    if not source.exists():
-        raise UserError(f"sagemaker_submit_directory is {str(source)!r}, which is not there")
-    code.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        archive = source / "sourcedir.tar.gz"
-        if not archive.is_file():
+def _copy(source: str, code: str) -> None:
+    import shutil
+    import tarfile
+    import zlib
+
+    if not os.path.exists(source):
+        raise UserError(f"sagemaker_submit_directory is {source!r}, which is not there")
+    os.makedirs(code, exist_ok=True)
+    if os.path.isdir(source):
+        archive = f"{source}/sourcedir.tar.gz"
+        if not os.path.isfile(archive):
             shutil.copytree(source, code, dirs_exist_ok=True)
             return
         source = archive
-    if not source.name.endswith((".tar.gz", ".tgz", ".tar")):
+    if not source.endswith((".tar.gz", ".tgz", ".tar")):
         shutil.copy2(source, code)
         return
     try:

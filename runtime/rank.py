@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from runtime import env, log
+from runtime.binding import bind, from_argv
 from runtime.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
-from runtime.hyperparameters import bind, from_argv
 from runtime.job import Channel, Job, read_job
 from runtime.outcome import Cause, feels_like_peer_loss, write_rank_error
 from runtime.paths import Paths
@@ -144,8 +144,8 @@ def _read(paths: Paths, environ: env.Environ) -> Job:
     if job.under_contract:
         return job
     named = {name[11:].lower(): value for name, value in environ.items() if name.startswith("SM_CHANNEL_")}
-    channels = dict(job.channels) | {name: Channel(name, Path(value)) for name, value in named.items()}
-    base = paths if paths.base.is_dir() else Paths(Path.cwd() / "opt-ml")
+    channels = dict(job.channels) | {name: Channel(name, value) for name, value in named.items()}
+    base = paths if os.path.isdir(paths.base) else Paths(f"{os.getcwd()}/opt-ml")
     return Job(base, channels=channels)
 
 
@@ -185,7 +185,7 @@ def _fail(error: BaseException, environ: env.Environ, host: str, rank: int, run:
     where = "" if ours else user_place(error)
     cause = Cause(host, message, code, time.time(), rank, where, consequence=symptom)
     if "TORCHELASTIC_ERROR_FILE" in environ:
-        write_rank_error(Path(environ["TORCHELASTIC_ERROR_FILE"]), cause)
+        write_rank_error(environ["TORCHELASTIC_ERROR_FILE"], cause)
     if trace:
         traceback.print_exc()
     log.write("error", "main", one_line(message))

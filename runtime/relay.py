@@ -1,7 +1,8 @@
 """Ranks' output to ours, line by line, at once, with a bounded memory."""
 
+from __future__ import annotations
+
 import os
-from collections import deque
 
 LONGEST_LINE_BYTES = 1 << 20
 """A longer line is passed on in pieces."""
@@ -24,7 +25,7 @@ class Relay:
         """
         os.set_blocking(source, False)
         self.source = source
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.tail: list[str] = []
         self._sink = sink
         self._prefix = prefix
         self._rest = b""
@@ -71,7 +72,8 @@ class Relay:
     def _emit(self, block: bytes) -> None:
         lines = block.split(b"\n")
         if self._sink == 2:
-            self.tail.extend(line[-2000:].decode("utf-8", "replace") for line in lines[-TAIL_LINES:])
+            self.tail += [line[-2000:].decode("utf-8", "replace") for line in lines[-TAIL_LINES:]]
+            del self.tail[:-TAIL_LINES]
         _write_all(self._sink, b"".join(self._prefix + line + b"\n" for line in lines))
 
 

@@ -20,8 +20,8 @@ from runtime.env import Environ
 from runtime.errors import PlatformError, Stopped, UserError
 from runtime.job import Job
 from runtime.log import Log
+from runtime.progress import PROGRESS
 from runtime.settings import Settings
-from runtime.supervisor import PROGRESS
 from runtime.version import __version__
 from runtime.world import PendingBits, Place, World
 
@@ -76,7 +76,9 @@ class Run:
         self._fed_by: _DataHooks | None = None
         self._epochs_asked: int | None = None
         self._device: torch.device | None = None
-        self._state_dir = Path(environ["SLIPWAY_STATE_DIR"]) if "SLIPWAY_STATE_DIR" in environ else job.paths.state
+        self._state_dir = (
+            Path(environ["SLIPWAY_STATE_DIR"]) if "SLIPWAY_STATE_DIR" in environ else Path(job.paths.state)
+        )
         self._progress = _open_progress(self._state_dir / "progress", self.place.local_rank)
         self._report_progress()
         leads = self.rank == 0 and job.under_contract
@@ -87,11 +89,12 @@ class Run:
         )
         profile = settings.profile and job.under_contract
         self._timer = StepTimer(
-            job.paths.profiler / f"steps-rank-{self.rank}.jsonl" if profile else None,
+            Path(job.paths.profiler) / f"steps-rank-{self.rank}.jsonl" if profile else None,
             {"host": job.current_host, "rank": self.rank, "world_size": self.world_size},
         )
         self._timer.watch_optimizers()
-        root = job.checkpoint_path or (job.paths.checkpoints if job.paths.checkpoints.is_dir() else None)
+        found = Path(job.checkpoint_path or job.paths.checkpoints)
+        root = found if job.checkpoint_path or found.is_dir() else None
         self._checkpointer = Checkpointer(root, self.world, job=job.arn or job.name, keep=settings.keep_checkpoints)
 
     # --- who we are ---------------------------------------------------------------------------------------------
@@ -291,7 +294,7 @@ class Run:
 
         from runtime.strategies import unwrap
 
-        directory = self.job.paths.model
+        directory = Path(self.job.paths.model)
         state = cast("torch.nn.Module", unwrap(model)).state_dict()
         try:
             directory.mkdir(parents=True, exist_ok=True)

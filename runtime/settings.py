@@ -4,69 +4,56 @@ Each setting NAME is the hyperparameter ``slipway_NAME`` and the variable ``SLIP
 environment, image default, default. They never reach the user's script.
 """
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, cast
+from __future__ import annotations
 
-from runtime.env import VARIABLES, Environ, flag
+from runtime.env import VARIABLES, flag
 from runtime.errors import UserError, did_you_mean
+from runtime.frozen import asdict, cast, field, frozen, names_of
 from runtime.hyperparameters import unquote
+from runtime.jsontext import loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from runtime.env import Environ
 
 IMAGE_FILE = "/etc/slipway/image.json"
 """Where an image keeps its defaults: the labels ``slipway.NAME`` of images.toml, which a container cannot ask for."""
 
 
-def _setting(default: object, meaning: str, choices: tuple[str, ...] = ()) -> Any:  # noqa: ANN401 - as dataclasses.field
-    return field(default=default, metadata={"meaning": meaning, "choices": choices})
-
-
-@dataclass(frozen=True)
+@frozen
 class Settings:
-    """What the user may turn; the metadata's text is the documentation (``slipway plan`` prints it)."""
+    """What the user may turn; `MEANINGS` says of each what it is for."""
 
-    entrypoint: str = _setting("", "one of our workloads by name, such as image_classification")
-    procs_per_host: str = _setting("auto", "ranks per host: a number, or auto = accelerators, else 1")
-    launcher: str = _setting("own", "who starts the ranks", ("own",))
-    strategy: str = _setting(
-        "auto", "how run.wrap distributes the model; auto = ddp when world size > 1", ("auto", "ddp")
-    )
-    argv_dialect: str = _setting(
-        "toolkit", "how hyperparameters become the script's arguments", ("toolkit", "v3", "json", "none")
-    )
-    master_port: int = _setting(7777, "TCP port of the ranks' rendezvous on the coordinator (SageMaker's own number)")
-    peer_port: int = _setting(7778, "TCP port on which the launchers of all hosts talk to each other")
-    host_wait_s: float = _setting(
-        900.0,
-        "seconds to wait for every host; instances of one job may come up minutes apart (the toolkit's limit)",
-    )
-    silence_s: float = _setting(10.0, "seconds without a sign from a host after which it counts as lost")
-    end_wait_s: float = _setting(600.0, "seconds that a finished host waits for the others before it ends alone")
-    stop_grace_s: float = _setting(
-        110.0,
-        "seconds from SIGTERM to SIGKILL for the ranks; the platform kills us at 120, so 10 are left to report",
-    )
-    rendezvous_s: float = _setting(300.0, "seconds in which all ranks must have joined the process group")
-    log_level: str = _setting("info", "what we print", ("debug", "info", "warning", "error"))
-    log_json: bool = _setting(False, "our log lines as JSON objects")
-    log_prefix: str = _setting(
-        "auto",
-        "[host rank] before each line of a rank; auto = when the world has more than one",
-        ("auto", "on", "off"),
-    )
-    metrics_every_s: float = _setting(5.0, "seconds between metric lines of rank 0; the first step always prints one")
-    profile: bool = _setting(True, "phase times per step and the sampler of the machine")
-    profile_interval_ms: int = _setting(500, "milliseconds between samples of the machine (the service's default)")
-    max_steps: int = _setting(0, "end after this many steps, as if the data were used up; 0 = no limit")
-    sample: int = _setting(0, "use only this many samples of every channel; 0 = all")
-    resume: str = _setting(
-        "auto", "auto = continue from the newest complete checkpoint; off = begin anew", ("auto", "off")
-    )
-    keep_checkpoints: int = _setting(3, "complete checkpoints that are kept; at least 1")
+    entrypoint: str = ""
+    procs_per_host: str = "auto"
+    launcher: str = "own"
+    strategy: str = "auto"
+    argv_dialect: str = "toolkit"
+    master_port: int = 7777
+    peer_port: int = 7778
+    host_wait_s: float = 900.0
+    silence_s: float = 10.0
+    end_wait_s: float = 600.0
+    stop_grace_s: float = 110.0
+    rendezvous_s: float = 300.0
+    progress_s: float = 600.0
+    first_step_s: float = 1800.0
+    output_silence_s: float = 0.0
+    log_level: str = "info"
+    log_json: bool = False
+    log_prefix: str = "auto"
+    metrics_every_s: float = 5.0
+    profile: bool = True
+    profile_interval_ms: int = 500
+    max_steps: int = 0
+    sample: int = 0
+    resume: str = "auto"
+    keep_checkpoints: int = 3
 
-    origins: Mapping[str, str] = field(default_factory=dict[str, str])
+    origins: Mapping[str, str] = field(default_factory=dict)
     """Where each value that is no default came from."""
 
     def __post_init__(self) -> None:
@@ -77,16 +64,14 @@ class Settings:
                 below no limit.
         """
         for name in NAMES:
-            value = cast(object, getattr(self, name))
-            if isinstance(value, float) and not math.isfinite(value):
+            value = getattr(self, name)
+            if isinstance(value, float) and value - value != 0.0:  # nan and the infinities alone
                 raise UserError(self._told(name), allowed="it is a finite number")
-        at_least_one = ("keep_checkpoints", "silence_s", "host_wait_s", "rendezvous_s", "profile_interval_ms")
-        for name in (*at_least_one, "max_steps", "sample", "stop_grace_s", "end_wait_s", "metrics_every_s"):
-            least = 1 if name in at_least_one else 0
-            if cast(float, getattr(self, name)) < least:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
                 raise UserError(self._told(name), allowed=f"it is at least {least}")
         for name in ("master_port", "peer_port"):
-            if not 0 < cast(int, getattr(self, name)) < 65536:
+            if not 0 < getattr(self, name) < 65536:
                 raise UserError(self._told(name), allowed="a TCP port is in 1..65535")
 
     def _told(self, name: str) -> str:
@@ -101,7 +86,68 @@ class Settings:
         return self.origins.get(name, "default")
 
 
-NAMES = tuple(item.name for item in fields(Settings) if item.name != "origins")
+NAMES = tuple(name for name in names_of(Settings) if name != "origins")
+
+MEANINGS = {
+    "entrypoint": "one of our workloads by name, such as image_classification",
+    "procs_per_host": "ranks per host: a number, or auto = accelerators, else 1",
+    "launcher": "who starts the ranks",
+    "strategy": "how run.wrap distributes the model; auto = ddp when world size > 1",
+    "argv_dialect": "how hyperparameters become the script's arguments",
+    "master_port": "TCP port of the ranks' rendezvous on the coordinator (SageMaker's own number)",
+    "peer_port": "TCP port on which the launchers of all hosts talk to each other",
+    "host_wait_s": "seconds to wait for every host; instances of one job may come up minutes apart "
+    "(the toolkit's limit)",
+    "silence_s": "seconds without a sign from a host after which it counts as lost; a switch that reboots, or a live "
+    "migration of a machine, takes less",
+    "end_wait_s": "seconds that a finished host waits for the others before it ends alone",
+    "stop_grace_s": "seconds from SIGTERM to SIGKILL for the ranks; the platform kills us at 120, so 10 are left to "
+    "report",
+    "rendezvous_s": "seconds in which all ranks must have joined the process group",
+    "progress_s": "seconds without a step or any other progress after which ranks that use Run are ended, when that is "
+    "more than 20 times their median step; a recompilation or a busy file system may hold up one step for minutes",
+    "first_step_s": "the same before the first step, which compiles, fills caches and loads the first data",
+    "output_silence_s": "seconds without a line from any rank after which a script that does not use Run is ended; "
+    "0 = it is only warned of, every progress_s, since nobody can tell a silent script from a stuck one",
+    "log_level": "what we print",
+    "log_json": "our log lines as JSON objects",
+    "log_prefix": "[host rank] before each line of a rank; auto = when the world has more than one",
+    "metrics_every_s": "seconds between metric lines of rank 0; the first step always prints one",
+    "profile": "phase times per step and the sampler of the machine",
+    "profile_interval_ms": "milliseconds between samples of the machine (the service's default)",
+    "max_steps": "end after this many steps, as if the data were used up; 0 = no limit",
+    "sample": "use only this many samples of every channel; 0 = all",
+    "resume": "auto = continue from the newest complete checkpoint; off = begin anew",
+    "keep_checkpoints": "complete checkpoints that are kept; at least 1",
+}
+"""What each setting is for: the documentation that ``slipway plan --settings`` prints."""
+
+CHOICES = {
+    "launcher": ("own",),
+    "strategy": ("auto", "ddp"),
+    "argv_dialect": ("toolkit", "v3", "json", "none"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_prefix": ("auto", "on", "off"),
+    "resume": ("auto", "off"),
+}
+"""The settings that are one of a few words."""
+
+LEAST = {
+    "host_wait_s": 1,
+    "silence_s": 1,
+    "rendezvous_s": 1,
+    "progress_s": 1,
+    "first_step_s": 1,
+    "profile_interval_ms": 1,
+    "keep_checkpoints": 1,
+    "end_wait_s": 0,
+    "stop_grace_s": 0,
+    "output_silence_s": 0,
+    "metrics_every_s": 0,
+    "max_steps": 0,
+    "sample": 0,
+}
+"""The smallest value of each number; ports have a range of their own."""
 
 
 def resolve(hyperparameters: Mapping[str, str], environ: Environ) -> Settings:
@@ -123,14 +169,10 @@ def resolve(hyperparameters: Mapping[str, str], environ: Environ) -> Settings:
                 unquote(value),
                 f"hyperparameter slipway_{name[8:]}",
             )
-    values: dict[str, object] = {}
-    for item in fields(Settings):
-        if item.name in given:
-            text, origin = given[item.name]
-            values[item.name] = _convert(
-                item.name, text, cast(type, type(item.default)), item.metadata["choices"], origin
-            )
-    return Settings(**cast(Any, values), origins={name: origin for name, (_, origin) in given.items()})
+    values: dict[str, Any] = {}
+    for name, (text, origin) in given.items():
+        values[name] = _convert(name, text, type(_DEFAULTS[name]), CHOICES.get(name, ()), origin)
+    return Settings(**values, origins={name: origin for name, (_, origin) in given.items()})
 
 
 def _known(name: str, where: str) -> str:
@@ -157,16 +199,20 @@ def _convert(name: str, text: str, kind: type, choices: tuple[str, ...], origin:
 
 
 def _image_defaults(environ: Environ) -> Mapping[str, object]:
-    path = Path(environ.get("SLIPWAY_IMAGE_FILE") or IMAGE_FILE)
+    path = environ.get("SLIPWAY_IMAGE_FILE") or IMAGE_FILE
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as stream:
+            value = loads(stream.read())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} (the image's defaults) cannot be read: {error}", fix="build the image anew") from error
-    held: object = cast(dict[str, object], value).get("settings", {}) if isinstance(value, dict) else None
+    held = cast("dict[str, object]", value).get("settings", {}) if isinstance(value, dict) else None
     if not isinstance(held, dict):
         raise UserError(
             f"{path} (the image's defaults) cannot be read: it holds no object 'settings'", fix="build the image anew"
         )
-    return cast(Mapping[str, object], held)
+    return cast("Mapping[str, object]", held)
+
+
+_DEFAULTS: dict[str, object] = asdict(Settings())

@@ -1,31 +1,38 @@
-"""LaunchPlan -> processes -> Outcome: starts the ranks of one host, owns their signals, output and end.
+"""LaunchPlan -> processes -> Outcome: sees the ranks of one host, and their hosts, to one end with one cause.
 
-One thread, one selector: pipes of the ranks, sockets of the other launchers, signals. It decides from facts only; what
-to start is in the plan, what a fault means is in `runtime.outcome`.
+One thread, one loop. It decides from facts only: what to start is in the plan, what a fault means is in
+`runtime.outcome`, who stands still is in `runtime.progress`.
 """
 
-import contextlib
-import json
-import os
-import selectors
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from __future__ import annotations
 
+import os
+import time
+
+from runtime import stacks
 from runtime.errors import ExitCode, PlatformError
-from runtime.job import Job
+from runtime.frozen import asdict, cast, replace
+from runtime.jsontext import loads_or
 from runtime.log import Log
+from runtime.loop import Loop
 from runtime.outcome import Cause, Outcome, cause_from_error, cause_of_exit, first_cause, read_rank_error
-from runtime.peers import Lost, Message, Peers, job_token
-from runtime.plan import LaunchPlan, RankPlan
-from runtime.relay import Relay
-from runtime.settings import Settings
+from runtime.progress import FILE, PATIENCE, PROGRESS, ProgressWatch, Stall, read_slots
+from runtime.ranks import Rank, Ranks
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from runtime.job import Job
+    from runtime.peers import Lost, Message, Peers
+    from runtime.plan import LaunchPlan
+    from runtime.settings import Settings
+    from runtime.signals import Signals
+    from runtime.topology import Topology
+else:
+    import _signal as signal  # see runtime.signals
 
 log = Log("launch")
 
@@ -33,76 +40,47 @@ SETTLE_S = 2.0
 """How long a survivor's symptom waits for the cause to be told; reports of other hosts came within 0.4 s."""
 KILL_AFTER_S = 1.5
 """From SIGTERM to SIGKILL once the job has failed: collectives cannot work any more, so there is nothing to save."""
+AGREE_S = 2.5
+"""After a failure, how long a host whose ranks have ended waits for the others: what they know may come first."""
 ANNOUNCE_S = 5.0
 """How long a host that cannot even start tries to tell the others."""
-SAMPLER = Path(__file__).parent / "profile" / "sampler.py"
-
-PROGRESS = struct.Struct("<qd")
-"""One slot per local rank in the progress file: last finished step of this attempt's count, and unix seconds of the
-report. The seconds are 0 until a rank that uses `Run` has reported for the first time, with step 0."""
-
-
-def _only_wake(_number: int, _frame: object) -> None:
-    """Handle SIGCHLD: a handler must exist for the wake-up descriptor to be written."""
+ANSWER_S = 1.0
+"""How long ranks, and other hosts, have to say where they stand."""
+WATCH_S = 1.0
+"""Between two looks at the progress of the ranks."""
 
 
-class Signals:
-    """SIGTERM and SIGINT as facts that the loop looks at, SIGCHLD as a wake-up."""
+class _State:
+    """What is known so far; only the loop changes it. Times are monotonic seconds, 0 while the thing has not been."""
 
     def __init__(self) -> None:
-        """Take the signals of this process over."""
-        self.stop_asked: str = ""
-        self.interrupts = 0
-        """Ctrl-C by a person; the second one means at once. A platform may well repeat its SIGTERM."""
-        self.wake, writer = socket.socketpair()
-        self.wake.setblocking(False)
-        writer.setblocking(False)
-        self._writer = writer
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
-        signal.signal(signal.SIGCHLD, _only_wake)
-
-    def _on_stop(self, number: int, _frame: object) -> None:
-        self.interrupts += number == signal.SIGINT
-        self.stop_asked = self.stop_asked or signal.Signals(number).name
-
-    def drain(self) -> None:
-        """Empty the wake-up pipe."""
-        with contextlib.suppress(BlockingIOError):
-            self.wake.recv(4096)
+        self.causes: list[Cause] = []
+        self.done_hosts: set[str] = set()
+        self.ended_hosts: set[str] = set()
+        self.stop_reason = ""
+        self.stop_deadline = 0.0
+        self.failed_at = 0.0
+        self.end_deadline = 0.0
+        """When the ranks must be told to end, after a failure."""
+        self.kill_deadline = 0.0
+        """When they are killed; 0 until they were told."""
+        self.stop_felt_at = 0.0
+        """When the first rank had ended after a stop was asked."""
+        self.done_at = 0.0
+        """When our ranks had all ended well."""
+        self.ended_told = False
 
 
-@dataclass
-class _Rank:
-    """One running or ended process."""
+class _Inquiry:
+    """Where all ranks stand: asked once, answered within `ANSWER_S`."""
 
-    plan: RankPlan
-    process: subprocess.Popen[bytes]
-    relays: list[Relay]
-    status: int | None = None
-    """Exit code, or -n for death by signal n; None while it runs."""
-    killed: bool = False
-    """Whether it was ended because it had nothing to save and nobody left to wait for."""
-
-
-@dataclass
-class _State:
-    """What is known so far; only the loop changes it."""
-
-    ranks: dict[int, _Rank] = field(default_factory=dict[int, _Rank])
-    causes: list[Cause] = field(default_factory=list[Cause])
-    done_hosts: set[str] = field(default_factory=set[str])
-    stop_reason: str = ""
-    stop_deadline: float = 0.0
-    end_deadline: float = 0.0
-    """When the ranks must be told to end, after a failure; 0 while all is well."""
-    kill_deadline: float = 0.0
-    """When they are killed; 0 until they were told."""
-    stop_felt_at: float = 0.0
-    """When the first rank had ended after a stop was asked; 0 before."""
-    done_at: float = 0.0
-    """Monotonic seconds at which our ranks had all ended well; 0 before."""
+    def __init__(self, due: float, asked: Sequence[Rank], stall: Stall | None) -> None:
+        self.due = due
+        self.asked = asked
+        self.stall = stall
+        """What we have seen ourselves; None when another host asks."""
+        self.steps: dict[int, int] = {}
+        """Last finished step by global rank, as the other hosts tell it."""
 
 
 def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapping[str, str]) -> None:
@@ -110,213 +88,193 @@ def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapp
 
     Bounded by `ANNOUNCE_S`; hosts that are not up by then find us missing.
     """
-    selector = selectors.DefaultSelector()
+    from runtime.peers import Peers, job_key
+
+    loop = Loop()
     try:
         hosts = [host.name for host in job.hosts]
-        peers = Peers(selector, job.current_host, hosts, addresses, settings.peer_port, job_token(job))
+        peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, job_key(job))
     except PlatformError:
         return
-    told: set[str] = set()
+    peers.send(failed=asdict(cause.short()))
     deadline = time.monotonic() + ANNOUNCE_S
-    while len(told) < len(peers.others) and time.monotonic() < deadline:
-        for key, _ in selector.select(0.05):
-            key.data()
+    while peers.missing and time.monotonic() < deadline:
+        loop.turn(0.05)
         peers.tick(time.monotonic(), settings.silence_s)
-        here = set(peers.others) - set(peers.missing)
-        if here - told:
-            peers.send(failed=asdict(cause.short()))
-            told |= here
     peers.close()
-    selector.close()
 
 
 class Supervisor:
     """Runs one plan."""
 
-    def __init__(self, plan: LaunchPlan, settings: Settings, state_dir: Path, profiler: Path, signals: Signals) -> None:
+    def __init__(self, plan: LaunchPlan, settings: Settings, job: Job, signals: Signals) -> None:
         """Prepare; nothing is started.
 
         Args:
             plan: what to start.
             settings: deadlines.
-            state_dir: where the ranks leave their records.
-            profiler: where the sampler writes.
+            job: its paths, and what its hosts know each other by.
             signals: of this process, already taken over.
         """
         self._plan = plan
         self._settings = settings
-        self._state_dir = state_dir
-        self._profiler = profiler
+        self._job = job
+        self._state_dir = job.paths.state
         self._signals = signals
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(signals.wake, selectors.EVENT_READ, signals.drain)
+        self._loop = Loop()
+        self._loop.on_read(signals.wake, signals.drain)
         self._host = plan.topology.current_host
         self._state = _State()
-        self._sampler: subprocess.Popen[bytes] | None = None
+        self._ranks = Ranks(plan, settings, job.paths.state, job.paths.profiler, self._loop)
         self._peers: Peers | None = None
+        self._watch: ProgressWatch | None = None
+        self._watch_due = 0.0
+        self._warned_at = 0.0
+        self._inquiry: _Inquiry | None = None
 
-    def run(self, addresses: dict[str, str], token: str) -> Outcome:
+    def run(self, addresses: Mapping[str, str]) -> Outcome:
         """Wait for the hosts, start the ranks, see them to their end.
 
+        Args:
+            addresses: host to address, where that is known without a name service.
+
         Raises:
-            PlatformError: a host did not come, or a port is taken.
+            PlatformError: a host did not come, a port is taken, or a rank cannot be started.
         """
-        topology = self._plan.topology
-        self._peers = Peers(self._selector, self._host, topology.hosts, addresses, self._settings.peer_port, token)
+        self._forget_earlier_run()
         try:
-            self._forget_earlier_run()
-            self._wait_for_hosts(self._peers)
+            if len(self._plan.topology.all_hosts) > 1:
+                self._meet(addresses)
             if not self._ends_early():
                 self._start()
-                while not self._finished(self._peers):
+                while not self._finished():
                     self._turn(0.25)
             return self._conclude()
         except PlatformError as error:
             # Our goodbye alone would look like a cause to those who are still there.
-            self._peers.send(failed=asdict(cause_from_error(error, self._host)))
+            self._tell(failed=asdict(cause_from_error(error, self._host)))
             raise
         finally:
-            self._end_leftovers()
-            self._peers.close()
-            self._selector.close()
+            self._ranks.end_leftovers()
+            if self._peers is not None:
+                self._peers.close()
 
     # --- phases -------------------------------------------------------------------------------------------------
 
-    def _wait_for_hosts(self, peers: Peers) -> None:
-        deadline = time.monotonic() + self._settings.host_wait_s
+    def _forget_earlier_run(self) -> None:
+        """Remove what an earlier run in the same tree said of its end: a stop before our start is none of its steps."""
+        os.makedirs(self._state_dir, exist_ok=True)
+        for name in os.listdir(self._state_dir):
+            if name.endswith(".txt") or ("-rank-" in name and name.endswith(".json")):
+                os.unlink(f"{self._state_dir}/{name}")
+        with open(f"{self._state_dir}/{FILE}", "wb") as stream:
+            stream.write(bytes(PROGRESS.size * len(self._plan.ranks)))
+
+    def _meet(self, addresses: Mapping[str, str]) -> None:
+        # One host needs no socket, and starts the 10 ms sooner that the import takes.
+        from runtime.peers import Peers, job_key
+
+        topology, settings = self._plan.topology, self._settings
+        key = job_key(self._job)
+        peers = self._peers = Peers(self._loop, self._host, topology.all_hosts, addresses, settings.peer_port, key)
         began = time.monotonic()
         while peers.missing and not self._ends_early():
-            if time.monotonic() > deadline:
+            if time.monotonic() > began + settings.host_wait_s:
                 missing = peers.missing
-                there = [host for host in peers.others if host not in missing]
                 raise PlatformError(
                     f"{'Hosts' if len(missing) > 1 else 'Host'} {', '.join(map(repr, missing))} did not come within "
-                    f"{self._settings.host_wait_s:g} s: {peers.why_missing(missing[0])}",
-                    allowed=f"{', '.join(there)} did" if there else "",
+                    f"{settings.host_wait_s:g} s: {peers.why_missing(missing[0])}",
+                    allowed=f"{', '.join(peers.present)} did" if peers.present else "",
                     fix="allow traffic inside the security group; slipway_host_wait_s moves the limit",
                 )
             self._turn(0.05)
-        if peers.others and not peers.missing:
-            log.info(f"all {len(peers.others) + 1} hosts are there after {time.monotonic() - began:.1f} s")
+        if not peers.missing:
+            log.info(f"all {len(topology.all_hosts)} hosts are there after {time.monotonic() - began:.1f} s")
+
+    def _start(self) -> None:
+        topology = self._plan.topology
+        overrides: dict[str, str] = {}
+        if self._peers is not None and topology.num_hosts > 1:
+            address = self._peers.address_of(topology.coordinator)
+            if address and address != self._plan.environ["MASTER_ADDR"]:
+                overrides["MASTER_ADDR"] = address
+                log.info(f"MASTER_ADDR={address} because {topology.coordinator} is reached there")
+            if topology.host_rank == 0:
+                self._check_rendezvous_port(address)
+        now = time.monotonic()
+        settings = self._settings
+        self._watch = ProgressWatch(len(self._plan.ranks), settings.progress_s, settings.first_step_s, now)
+        self._ranks.start(overrides)
+
+    def _check_rendezvous_port(self, address: str) -> None:
+        """Find a taken port before the ranks do, each in its own words."""
+        import socket
+
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, int(self._plan.environ["MASTER_PORT"])))
+            except OSError as error:
+                raise PlatformError(
+                    f"Port {self._plan.environ['MASTER_PORT']} of {self._host} ({address}), where the ranks are to "
+                    f"meet, cannot be used: {error.strerror}",
+                    fix="end the process that listens there, or set slipway_master_port to a free port",
+                ) from error
 
     def _ends_early(self) -> bool:
         """Whether there is a reason, here or on another host, not to start at all."""
         return bool(self._signals.stop_asked or self._state.stop_reason or self._state.causes)
 
-    def _forget_earlier_run(self) -> None:
-        """Remove what an earlier run in the same tree said of its end: a stop before our start is none of its steps."""
-        self._state_dir.mkdir(parents=True, exist_ok=True)
-        for record in self._state_dir.glob("*-rank-*.json"):
-            record.unlink(missing_ok=True)
-        (self._state_dir / "progress").write_bytes(bytes(PROGRESS.size * len(self._plan.ranks)))
-
-    def _start(self) -> None:
-        if self._settings.profile:
-            self._start_sampler()
-        prefix_on = self._settings.prefixes_lines(self._plan.topology.world_size)
-        for rank in self._plan.ranks:
-            prefix = f"[{self._host} r{rank.rank}] ".encode() if prefix_on else b""
-            self._start_rank(rank, prefix)
-        log.info(
-            f"started ranks {self._plan.ranks[0].rank}-{self._plan.ranks[-1].rank} of {self._plan.topology.world_size}:"
-            f" {' '.join(self._plan.command[:2])}"
-        )
-
-    def _start_rank(self, rank: RankPlan, prefix: bytes) -> None:
-        try:
-            process = subprocess.Popen(
-                self._plan.command,
-                cwd=self._plan.cwd,
-                env={**self._plan.environ, **rank.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise PlatformError(f"Rank {rank.rank} cannot be started: {error}") from error
-        relays: list[Relay] = []
-        for pipe, sink in ((process.stdout, 1), (process.stderr, 2)):
-            assert pipe is not None  # noqa: S101 - asked for above
-            relay = Relay(os.dup(pipe.fileno()), sink, prefix)
-            pipe.close()
-            relays.append(relay)
-            self._selector.register(relay.source, selectors.EVENT_READ, self._pump(relay))
-        self._state.ranks[process.pid] = _Rank(rank, process, relays)
-
-    def _pump(self, relay: Relay) -> Callable[[], None]:
-        def pump() -> None:
-            relay.pump()
-            if relay.ended:
-                self._selector.unregister(relay.source)
-
-        return pump
-
-    def _start_sampler(self) -> None:
-        """Start the sampler of the machine; the job never depends on it."""
-        words = ["--out", str(self._profiler / f"system-{self._host}.jsonl")]
-        words += ["--interval-ms", str(self._settings.profile_interval_ms), "--parent", str(os.getpid())]
-        words += ["--disk", str(self._profiler)]
-        try:
-            self._sampler = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(SAMPLER), *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError as error:
-            log.warning(f"no samples of the machine: {error}")
-
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def _turn(self, timeout: float) -> None:
-        for key, _ in self._selector.select(timeout):
-            key.data()
-        self._reap()
+    def _tell(self, **body: object) -> None:
+        if self._peers is not None:
+            self._peers.send(**body)
+
+    def _turn(self, timeout_s: float) -> None:
+        self._loop.turn(timeout_s)
+        for rank in self._ranks.reap():
+            self._on_rank_end(rank, rank.status or 0)
         now = time.monotonic()
-        peers = self._peers
-        assert peers is not None  # noqa: S101 - set before the first turn
-        peers.tick(now, self._settings.silence_s)
-        for event in peers.take_events():
-            if isinstance(event, Lost):
-                self._on_lost(event)
-            elif "failed" in event.body:
-                self._on_cause(self._told_cause(event), tell=False)
-            elif "stop" in event.body:
-                self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
-            elif "done" in event.body:
-                self._state.done_hosts.add(event.host)
+        if self._peers is not None:
+            self._peers.tick(now, self._settings.silence_s)
+            for event in self._peers.take_events():
+                self._on_event(event)
         if self._signals.stop_asked and not self._state.stop_reason:
             self._on_stop(self._signals.stop_asked, tell=True)
+        if now >= self._watch_due and self._watch is not None:
+            self._watch_due = now + WATCH_S
+            self._look_at_progress(self._watch, now)
+        if self._inquiry is not None and now >= self._inquiry.due:
+            self._conclude_inquiry(self._inquiry)
         self._act_on_deadlines(now)
+
+    def _on_event(self, event: Message | Lost) -> None:
+        from runtime.peers import Lost
+
+        if isinstance(event, Lost):
+            self._on_lost(event)
+        elif "failed" in event.body:
+            self._on_cause(self._told_cause(event), tell=False)
+        elif "stop" in event.body:
+            self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
+        elif "done" in event.body:
+            self._state.done_hosts.add(event.host)
+        elif "ended" in event.body:
+            self._state.ended_hosts.add(event.host)
+        elif "stand" in event.body:
+            self._ask_where(None)
+            self._tell(steps=self._steps())
+        elif "steps" in event.body and self._inquiry is not None:
+            self._inquiry.steps |= {int(rank): int(step) for rank, step in event.body["steps"].items()}
 
     def _told_cause(self, event: Message) -> Cause:
         try:
             return Cause(**event.body["failed"])
         except TypeError:  # another version of Slipway
-            return Cause(event.host, f"failed: {event.body['failed']}", int(ExitCode.PLATFORM_ERROR), time.time())
+            return Cause(event.host, f"failed: {event.body['failed']}", ExitCode.PLATFORM_ERROR, time.time())
 
-    def _reap(self) -> None:
-        while True:
-            try:
-                pid, raw = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            status = os.waitstatus_to_exitcode(raw)
-            if self._sampler is not None and pid == self._sampler.pid:
-                self._sampler.returncode = status
-                self._sampler = None
-            rank = self._state.ranks.get(pid)
-            if rank is not None:  # else an orphan that PID 1 inherited
-                rank.status = rank.process.returncode = status
-                self._on_rank_end(rank, status)
-
-    def _on_rank_end(self, rank: _Rank, status: int) -> None:
-        for relay in rank.relays:
-            relay.drain()
+    def _on_rank_end(self, rank: Rank, status: int) -> None:
         number = rank.plan.rank
         asked = bool(self._state.stop_reason)
         if asked:
@@ -324,7 +282,7 @@ class Supervisor:
         if status == 0:
             log.debug(f"rank {number} ended")
             return
-        record = read_rank_error(Path(rank.plan.environ["TORCHELASTIC_ERROR_FILE"]))
+        record = read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
         if self._state.kill_deadline and record is None:
             return  # we ended it ourselves
         cause = cause_of_exit(
@@ -332,7 +290,7 @@ class Supervisor:
             number,
             status,
             record,
-            rank.relays[1].tail,
+            rank.stderr_tail,
             time.time(),
             told=self._told_by_the_script(),
             ended_by_us=bool(self._state.kill_deadline or asked),
@@ -351,39 +309,37 @@ class Supervisor:
     def _told_by_the_script(self) -> str:
         """Read the failure file: ours is written later, and an earlier run's was removed at the start."""
         try:
-            return (self._state_dir.parent / "failure").read_text(encoding="utf-8", errors="replace")
+            with open(self._job.paths.failure, encoding="utf-8", errors="replace") as stream:
+                return stream.read()
         except OSError:
             return ""
 
-    def _early_end(self) -> Cause | None:
-        """Find who left in good order before the others, when all that is known is what those felt of it."""
-        gone = [rank.plan.rank for rank in self._state.ranks.values() if rank.status == 0]
-        hosts = [self._host] if gone else sorted(self._state.done_hosts, key=self._plan.topology.hosts.index)
-        if not hosts:
-            return None
-        ranks = gone or self._plan.topology.ranks_of(hosts[0])
-        which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
-        message = f"{which} ended with exit code 0 while other ranks were still at work and lost it"
-        return Cause(hosts[0], message, int(ExitCode.USER_ERROR), time.time())
-
     def _on_cause(self, cause: Cause, *, tell: bool) -> None:
         cause = cause.short()
+        if tell and self._peers is not None:
+            cause = replace(cause, time=cause.time + self._peers.clock_offset_s)
         self._state.causes.append(cause)
         now = time.monotonic()
+        self._state.failed_at = self._state.failed_at or now
         due = now + (SETTLE_S if cause.consequence else 0.0)
         self._state.end_deadline = min(self._state.end_deadline or due, due)
         log.error(cause.text() if not cause.consequence else f"{cause.text()} (a consequence: waiting for the cause)")
-        if tell and self._peers is not None:
-            self._peers.send(failed=asdict(cause))
+        if tell:
+            self._tell(failed=asdict(cause))
 
     def _on_lost(self, event: Lost) -> None:
-        if self._state.stop_reason or event.host in self._state.done_hosts:
+        peers = self._peers
+        assert peers is not None  # noqa: S101 - it told us
+        if self._state.stop_reason or event.host in self._state.done_hosts or event.host in self._state.ended_hosts:
             return
-        ranks = self._plan.topology.ranks_of(event.host)
-        which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
-        message = f"host {event.host} ({which}) was lost: {event.why}"
-        code = int(ExitCode.PLATFORM_ERROR)
-        self._on_cause(Cause(event.host, message, code, time.time(), consequence=event.said_goodbye), tell=False)
+        code = ExitCode.PLATFORM_ERROR
+        if peers.deaf or not _has_network():
+            message = f"host {self._host}{_ranks_of(self._plan.topology, self._host)} is cut off from all other hosts"
+            self._on_cause(Cause(self._host, f"{message}: {event.why} of {event.host}", code, time.time()), tell=True)
+            return
+        message = f"host {event.host}{_ranks_of(self._plan.topology, event.host)} was lost: {event.why}"
+        # A closed connection is seen by everybody at once, a silence by the two neighbours only.
+        self._on_cause(Cause(event.host, message, code, time.time(), consequence=event.said_goodbye), tell=True)
 
     def _on_stop(self, reason: str, *, tell: bool) -> None:
         if self._state.stop_reason:
@@ -391,22 +347,22 @@ class Supervisor:
         self._state.stop_reason = reason
         self._state.stop_deadline = time.monotonic() + self._settings.stop_grace_s
         log.info(f"asked to stop by {reason}: ranks have {self._settings.stop_grace_s:g} s to save and leave")
-        self._signal_ranks(signal.SIGTERM)
-        if tell and self._peers is not None:
-            self._peers.send(stop=reason)
+        self._ranks.signal(signal.SIGTERM)
+        if tell:
+            self._tell(stop=reason)
 
     def _act_on_deadlines(self, now: float) -> None:
         state = self._state
         if state.end_deadline and not state.kill_deadline and now >= state.end_deadline:
             state.kill_deadline = now + KILL_AFTER_S
-            self._signal_ranks(signal.SIGTERM)
+            self._ranks.signal(signal.SIGTERM)
         if state.stop_felt_at and now >= state.stop_felt_at + KILL_AFTER_S:
             self._end_those_without_a_step()
         overdue = (state.kill_deadline and now >= state.kill_deadline) or (
             state.stop_reason and now >= state.stop_deadline
         )
         if overdue or self._signals.interrupts > 1:
-            self._signal_ranks(signal.SIGKILL)
+            self._ranks.signal(signal.SIGKILL)
 
     def _end_those_without_a_step(self) -> None:
         """After a stop, end ranks of ours that still join others which have gone: they have finished no step.
@@ -414,40 +370,106 @@ class Supervisor:
         A plain script reports nothing; it keeps its whole grace.
         """
         slots = self._slots()
-        for pid, rank in self._state.ranks.items():
+        for rank in self._ranks.running:
             step, reported = slots[rank.plan.local_rank] if slots else (0, 0.0)
-            if rank.status is None and reported and step == 0:
+            if reported and step == 0:
                 rank.killed = True
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                self._ranks.signal_one(rank, signal.SIGKILL)
 
-    def _signal_ranks(self, number: signal.Signals) -> None:
-        """Signal the ranks alone: their loader workers must live while a rank saves."""
-        for pid, rank in self._state.ranks.items():
-            if rank.status is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+    # --- progress -----------------------------------------------------------------------------------------------
+
+    def _slots(self) -> list[tuple[int, float]]:
+        return read_slots(f"{self._state_dir}/{FILE}")
+
+    def _steps(self) -> dict[str, int]:
+        """Last finished step by global rank, of the ranks here that report."""
+        first = self._plan.ranks[0].rank
+        return {str(first + local): step for local, (step, at) in enumerate(self._slots()) if at}
+
+    def _look_at_progress(self, watch: ProgressWatch, now: float) -> None:
+        watch.observe(self._slots(), now)
+        running = self._ranks.running
+        if self._inquiry is not None or self._state.failed_at or self._state.stop_reason or not running:
+            return
+        stall = watch.stall([rank.plan.local_rank for rank in running], now)
+        if stall is not None:
+            self._tell(stand=True)
+            self._ask_where(stall)
+        elif not watch.reports:
+            self._look_at_output(now)
+
+    def _look_at_output(self, now: float) -> None:
+        """Mind a script that never reports: all that we can see of it is what it prints."""
+        silent = now - self._ranks.last_line_at
+        limit = self._settings.output_silence_s
+        if limit and silent > limit:
+            ranks = [rank.plan.local_rank for rank in self._ranks.running]
+            self._ask_where(Stall(tuple(ranks), 0, silent, limit, 0.0))
+        elif silent > self._settings.progress_s and now - self._warned_at > self._settings.progress_s:
+            self._warned_at = now
+            log.warning(
+                f"no rank of this host has printed a line for {silent:.0f} s, and the script does not use Run: it may "
+                "be stuck; slipway_output_silence_s sets a limit after which it is ended"
+            )
+            self._ask_where(None)
+
+    def _ask_where(self, stall: Stall | None) -> None:
+        if self._inquiry is None:
+            self._inquiry = _Inquiry(time.monotonic() + ANSWER_S, self._ranks.ask_stacks(), stall)
+
+    def _conclude_inquiry(self, inquiry: _Inquiry) -> None:
+        """Print all stacks; when the question was ours, end the job and name who is behind."""
+        self._inquiry = None
+        places: dict[int, str] = {}
+        for rank in inquiry.asked:
+            dump = self._ranks.stack_of(rank)
+            places[rank.plan.rank] = stacks.place(dump)
+            log.warning(f"stacks of rank {rank.plan.rank}:\n{dump.rstrip()}")
+        stall = inquiry.stall
+        if stall is None:
+            return
+        first = self._plan.ranks[0].rank
+        number, step = first + stall.local_ranks[0], stall.step
+        behind, at = min(((s, r) for r, s in inquiry.steps.items()), default=(step, number))
+        if behind < step:
+            number, step = at, behind
+        host = next((h for h in self._plan.topology.hosts if number in self._plan.topology.ranks_of(h)), self._host)
+        self._on_cause(Cause(host, _standstill(stall, step, places.get(number, "")), ExitCode.PLATFORM_ERROR,
+                             time.time(), number), tell=True)  # fmt: skip
 
     # --- the end ------------------------------------------------------------------------------------------------
 
-    def _finished(self, peers: Peers) -> bool:
+    def _finished(self) -> bool:
         state = self._state
-        if any(rank.status is None for rank in state.ranks.values()):
+        if self._ranks.running:
             return False
         if state.causes:
-            # Only symptoms so far: give the host that knows the cause the time to tell it.
-            known = any(not cause.consequence for cause in state.causes)
-            return known or not peers.others or time.monotonic() >= state.end_deadline
+            return self._agreed(time.monotonic())
         if state.stop_reason or self._stopped_step() is not None:
             return True
         if not state.done_at:
             state.done_at = time.monotonic()
-            peers.send(done=True)
-        waiting = [host for host in peers.others if host not in state.done_hosts]
+            self._tell(done=True)
+        others = self._peers.others if self._peers is not None else []
+        waiting = [host for host in others if host not in state.done_hosts]
         if waiting and time.monotonic() - state.done_at > self._settings.end_wait_s:
             log.warning(f"{', '.join(waiting)} still at work after {self._settings.end_wait_s:g} s: ending alone")
             return True
         return not waiting
+
+    def _agreed(self, now: float) -> bool:
+        """Whether every host that is left knows what we know: then all report the same cause."""
+        state = self._state
+        if self._peers is None:
+            return True
+        if not state.ended_told:
+            state.ended_told = True
+            self._tell(ended=True)
+        # Only symptoms so far: give the host that knows the cause the time to tell it.
+        if all(cause.consequence for cause in state.causes) and now < state.end_deadline:
+            return False
+        waiting = [host for host in self._peers.present if host not in state.ended_hosts | state.done_hosts]
+        return not waiting or now > state.failed_at + AGREE_S
 
     def _conclude(self) -> Outcome:
         state = self._state
@@ -457,18 +479,34 @@ class Supervisor:
                 state.causes += [early] if early is not None else []
             cause = first_cause(state.causes)
             rest = tuple(other for other in state.causes if other is not cause)
-            return Outcome("failed", cause.exit_code or int(ExitCode.PLATFORM_ERROR), cause, consequences=rest)
+            return Outcome("failed", cause.exit_code or ExitCode.PLATFORM_ERROR, cause, consequences=rest)
         step = self._stopped_step()
         reason = state.stop_reason or self._signals.stop_asked
+        last = max((step for step, _ in self._slots()), default=0)
         if step is not None or (reason and not self._all_completed()):
-            return Outcome("stopped", step=self._progress() if step is None else step, reason=reason or "the ranks")
-        return Outcome("completed", step=self._progress())
+            return Outcome("stopped", step=last if step is None else step, reason=reason or "the ranks")
+        return Outcome("completed", step=last)
 
-    def _end_records(self) -> list[dict[str, object]]:
-        records: list[dict[str, object]] = []
-        for path in self._state_dir.glob("end-rank-*.json"):
-            with contextlib.suppress(OSError, ValueError):
-                records.append(json.loads(path.read_text(encoding="utf-8")))
+    def _early_end(self) -> Cause | None:
+        """Find who left in good order before the others, when all that is known is what those felt of it."""
+        gone = [rank.plan.rank for rank in self._ranks if rank.status == 0]
+        hosts = [self._host] if gone else sorted(self._state.done_hosts, key=self._plan.topology.all_hosts.index)
+        if not hosts:
+            return None
+        ranks = gone or self._plan.topology.ranks_of(hosts[0])
+        which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
+        message = f"{which} ended with exit code 0 while other ranks were still at work and lost it"
+        return Cause(hosts[0], message, ExitCode.USER_ERROR, time.time())
+
+    def _end_records(self) -> list[dict[str, Any]]:
+        records: list[dict[str, Any]] = []
+        for name in os.listdir(self._state_dir):
+            if not (name.startswith("end-rank-") and name.endswith(".json")):
+                continue
+            with open(f"{self._state_dir}/{name}", encoding="utf-8") as stream:
+                record: Any = loads_or(stream.read(), None)
+            if isinstance(record, dict):
+                records.append(cast("dict[str, Any]", record))
         return records
 
     def _stopped_step(self) -> int | None:
@@ -480,23 +518,33 @@ class Supervisor:
         ended = [record for record in self._end_records() if record.get("status") == "completed"]
         return bool(ended) and len(ended) == len(self._plan.ranks)
 
-    def _slots(self) -> list[tuple[int, float]]:
+
+def _ranks_of(topology: Topology, host: str) -> str:
+    ranks = topology.ranks_of(host)
+    if not ranks:
+        return ""
+    return f" (rank {ranks[0]})" if len(ranks) == 1 else f" (ranks {ranks[0]}-{ranks[-1]})"
+
+
+def _standstill(stall: Stall, step: int, place: str) -> str:
+    where = f", and stands at {place}" if place else ""
+    limit = f"{stall.limit_s:g} s"
+    if step:
+        limit += f", the longer of slipway_progress_s and {PATIENCE} median steps of {stall.median_step_s:.3g} s"
+    return f"no progress for {stall.seconds:.0f} s after step {step}{where} (limit {limit}; the log holds all stacks)"
+
+
+def _has_network() -> bool:
+    """Whether any interface but the loopback is up; True where the kernel does not tell."""
+    try:
+        names = os.listdir("/sys/class/net")
+    except OSError:
+        return True
+    for name in names:
         try:
-            return list(PROGRESS.iter_unpack((self._state_dir / "progress").read_bytes()))
-        except (OSError, struct.error):
-            return []
-
-    def _progress(self) -> int:
-        return max((step for step, _ in self._slots()), default=0)
-
-    def _end_leftovers(self) -> None:
-        """End what the ranks left behind: loader workers, servers, anything in their sessions."""
-        for pid, rank in self._state.ranks.items():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
-            for relay in rank.relays:
-                relay.drain()
-                relay.close()
-        self._reap()
-        if self._sampler is not None:
-            self._sampler.terminate()
+            with open(f"/sys/class/net/{name}/operstate") as stream:
+                if name != "lo" and stream.read().strip() != "down":
+                    return True
+        except OSError:
+            continue
+    return not names

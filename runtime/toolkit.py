@@ -1,12 +1,16 @@
 """What the SageMaker toolkits hand to a script: the SM_* variables and the argv dialects. Pure."""
 
-import json
-from typing import cast
+from __future__ import annotations
 
-from runtime.hardware import Hardware
+from runtime.frozen import cast
 from runtime.hyperparameters import is_reserved, unquote
-from runtime.job import Job
-from runtime.topology import Topology
+from runtime.jsontext import dumps, loads_or
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.hardware import Hardware
+    from runtime.job import Job
+    from runtime.topology import Topology
 
 
 def user_hyperparameters(job: Job) -> dict[str, str]:
@@ -22,18 +26,10 @@ def typed(text: str) -> object:
     >>> typed("3"), typed("true"), typed("1234e5"), typed("[1, 2]")
     (3, True, '1234e5', [1, 2])
     """
-    try:
-        # NaN and Infinity are Python's words, not JSON's: nobody else could read them in SM_HPS.
-        value: object = json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        return text
-    if isinstance(value, int | float) and not isinstance(value, bool) and json.dumps(value) != text:
+    value = loads_or(text, text)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and dumps(value) != text:
         return text
     return value
-
-
-def _refuse(word: str) -> object:
-    raise ValueError(word)
 
 
 def arguments(job: Job, dialect: str) -> tuple[str, ...]:
@@ -48,7 +44,7 @@ def arguments(job: Job, dialect: str) -> tuple[str, ...]:
     if dialect == "none":
         return ()
     if dialect == "json":
-        return (json.dumps({name: typed(text) for name, text in values.items()}),)
+        return (dumps({name: typed(text) for name, text in values.items()}),)
     words: list[str] = []
     for name in values if dialect == "v3" else sorted(values):
         was_string = job.hyperparameters[name] != values[name]
@@ -62,16 +58,16 @@ def _python(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return ",".join(f"{key}={item}" for key, item in cast(dict[str, object], value).items())
+        return ",".join(f"{key}={item}" for key, item in cast("dict[str, object]", value).items())
     return str(value)
 
 
 def _v3(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else dumps(value)
 
 
 def _compact(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return dumps(value, compact=True, sort_keys=True)
 
 
 def sm_variables(
@@ -84,7 +80,7 @@ def sm_variables(
     paths = job.paths
     parameters = {name: typed(text) for name, text in user_hyperparameters(job).items()}
     hosts = [host.name for host in job.hosts]
-    channels = {name: str(channel.path) for name, channel in sorted(job.channels.items())}
+    channels = {name: channel.directory for name, channel in sorted(job.channels.items())}
     inputs = {
         name: {"TrainingInputMode": channel.input_mode, "S3DistributionType": channel.distribution}
         | ({"ContentType": channel.content_type} if channel.content_type else {})
@@ -125,16 +121,16 @@ def sm_variables(
         "SM_USER_ENTRY_POINT": program,
         "SM_ENTRY_SCRIPT": program,
         "SM_MODULE_NAME": program.removesuffix(".py"),
-        "SM_MODULE_DIR": str(paths.code),
-        "SM_SOURCE_DIR": str(paths.code),
-        "SM_MODEL_DIR": str(paths.model),
-        "SM_INPUT_DIR": str(paths.base / "input"),
-        "SM_INPUT_CONFIG_DIR": str(paths.config),
-        "SM_INPUT_DATA_DIR": str(paths.data),
-        "SM_OUTPUT_DIR": str(paths.output),
-        "SM_OUTPUT_DATA_DIR": str(paths.output_data),
-        "SM_OUTPUT_INTERMEDIATE_DIR": str(paths.output / "intermediate"),
-        "SM_OUTPUT_FAILURE": str(paths.failure),
+        "SM_MODULE_DIR": paths.code,
+        "SM_SOURCE_DIR": paths.code,
+        "SM_MODEL_DIR": paths.model,
+        "SM_INPUT_DIR": f"{paths.base}/input",
+        "SM_INPUT_CONFIG_DIR": paths.config,
+        "SM_INPUT_DATA_DIR": paths.data,
+        "SM_OUTPUT_DIR": paths.output,
+        "SM_OUTPUT_DATA_DIR": paths.output_data,
+        "SM_OUTPUT_INTERMEDIATE_DIR": f"{paths.output}/intermediate",
+        "SM_OUTPUT_FAILURE": paths.failure,
         "SM_LOG_LEVEL": "20",
     }
     values |= {f"SM_CHANNEL_{name.upper()}": path for name, path in channels.items()}
@@ -150,10 +146,10 @@ def sm_variables(
             "hyperparameters": parameters,
             "input_data_config": inputs,
             "job_name": job.name,
-            "model_dir": str(paths.model),
+            "model_dir": paths.model,
             "num_cpus": hardware.cpus,
             "num_gpus": hardware.accelerators,
-            "output_data_dir": str(paths.output_data),
+            "output_data_dir": paths.output_data,
             "resource_config": resource,
             "user_entry_point": program,
         }

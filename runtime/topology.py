@@ -1,15 +1,20 @@
 """Who is in the world: hosts, ranks and the coordinator, computed in one place, the same on every host. Pure."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
 from runtime.errors import UserError
+from runtime.frozen import frozen
 from runtime.hyperparameters import unquote
-from runtime.job import Job
+from runtime.jsontext import loads_or
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from runtime.job import Job
 
 
-@dataclass(frozen=True)
+@frozen
 class Topology:
     """The world of ranks, seen from one host."""
 
@@ -18,6 +23,8 @@ class Topology:
     current_host: str
     nproc_per_host: int
     """Ranks on every host; at least 1."""
+    all_hosts: tuple[str, ...]
+    """Hosts of all groups in natural order: all of them begin and end together."""
 
     @property
     def host_rank(self) -> int:
@@ -45,7 +52,9 @@ class Topology:
         return self.host_rank * self.nproc_per_host
 
     def ranks_of(self, host: str) -> range:
-        """Global ranks of a host."""
+        """Global ranks of a host; empty for one outside of this host's world."""
+        if host not in self.hosts:
+            return range(0)
         first = self.hosts.index(host) * self.nproc_per_host
         return range(first, first + self.nproc_per_host)
 
@@ -70,15 +79,22 @@ def arrange(job: Job, nproc_per_host: int) -> Topology:
     hosts = tuple(host.name for host in job.hosts if not groups or host.group in groups)
     if job.current_host not in hosts:
         hosts = (job.current_host,)
-    return Topology(hosts, job.current_host, nproc_per_host)
+    return Topology(hosts, job.current_host, nproc_per_host, tuple(host.name for host in job.hosts))
+
+
+def parse_addresses(text: str) -> dict[str, str]:
+    """Read ``SLIPWAY_HOST_ADDRESSES``.
+
+    >>> parse_addresses("algo-1=127.0.0.2,algo-2=127.0.0.3")
+    {'algo-1': '127.0.0.2', 'algo-2': '127.0.0.3'}
+    """
+    pairs = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): address.strip() for name, _, address in pairs}
 
 
 def _distribution_groups(job: Job) -> Sequence[str]:
     text = unquote(job.hyperparameters.get("sagemaker_distribution_instance_groups", ""))
     if not text:
         return ()
-    try:
-        value: object = json.loads(text)
-    except json.JSONDecodeError:
-        value = [text]
+    value = loads_or(text, [text])
     return [str(name) for name in value] if isinstance(value, list) else [str(value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

@@ -38,19 +38,19 @@ class Tree:
 
     @property
     def paths(self) -> Paths:
-        return Paths(self.base)
+        return Paths(str(self.base))
 
     def config(self, name: str, value: object) -> None:
-        self.paths.config.mkdir(parents=True, exist_ok=True)
+        Path(self.paths.config).mkdir(parents=True, exist_ok=True)
         text = value if isinstance(value, str) else json.dumps(value)
-        (self.paths.config / f"{name}.json").write_text(text, encoding="utf-8")
+        (Path(self.paths.config) / f"{name}.json").write_text(text, encoding="utf-8")
 
     def hyperparameters(self, **values: str) -> None:
         self.config("hyperparameters", values)
 
     def channel(self, name: str, **files: str | bytes) -> Path:
         """Make a channel's directory; a double underscore in a keyword is a dot in the file's name."""
-        directory = self.paths.data / name
+        directory = Path(self.paths.data) / name
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
             data = content.encode() if isinstance(content, str) else content
@@ -58,8 +58,8 @@ class Tree:
         return directory
 
     def script(self, text: str, name: str = "train.py") -> None:
-        self.paths.code.mkdir(parents=True, exist_ok=True)
-        (self.paths.code / name).write_text(text, encoding="utf-8")
+        Path(self.paths.code).mkdir(parents=True, exist_ok=True)
+        (Path(self.paths.code) / name).write_text(text, encoding="utf-8")
 
     def golden(self, *cases: str) -> None:
         """Take the contract's files from tests/golden: each case is one object of file name to content."""
@@ -112,7 +112,7 @@ class HostProcess:
 
     @property
     def failure(self) -> str:
-        return self.tree.paths.failure.read_text(encoding="utf-8")
+        return Path(self.tree.paths.failure).read_text(encoding="utf-8")
 
     def marks(self, name: str = "*") -> list[Path]:
         """Files that the scripts left to tell the test something."""

@@ -72,9 +72,9 @@ def pack_source(source: Path, archive: Path, leave_out: Iterable[Path]) -> None:
 
 def collect_profiler(paths: Paths, target: Path) -> None:
     """Move what was measured on one host out of its tree, with the metrics of its ranks."""
-    if paths.profiler.is_dir():
-        shutil.copytree(paths.profiler, target, dirs_exist_ok=True)
-    metrics = paths.state / "metrics.jsonl"
+    if Path(paths.profiler).is_dir():
+        shutil.copytree(Path(paths.profiler), target, dirs_exist_ok=True)
+    metrics = Path(paths.state) / "metrics.jsonl"
     if metrics.is_file():
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy2(metrics, target / "metrics.jsonl")
@@ -83,7 +83,7 @@ def collect_profiler(paths: Paths, target: Path) -> None:
 def read_record(paths: Paths, name: str) -> Mapping[str, Any] | None:
     """Read a JSON object that a rank left, such as ``resumed.json``; None when none can be read."""
     try:
-        value: object = json.loads((paths.state / name).read_text(encoding="utf-8"))
+        value: object = json.loads((Path(paths.state) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return cast(Mapping[str, Any], value) if isinstance(value, dict) else None
@@ -92,7 +92,7 @@ def read_record(paths: Paths, name: str) -> Mapping[str, Any] | None:
 def last_metrics(paths: Paths) -> dict[str, float]:
     """Return the last value of every metric that rank 0 wrote; a line that was cut by a kill is skipped."""
     try:
-        lines = (paths.state / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = (Path(paths.state) / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     found: dict[str, float] = {}
@@ -137,7 +137,7 @@ def failure_reason(hosts: Sequence[tuple[str, Paths, int]]) -> str | None:
     """
     for _, paths, _ in hosts:
         with contextlib.suppress(OSError):
-            text = paths.failure.read_text(encoding="utf-8", errors="replace")[:FAILURE_REASON_CHARS]
+            text = Path(paths.failure).read_text(encoding="utf-8", errors="replace")[:FAILURE_REASON_CHARS]
             if text.strip():
                 return text
     for name, _, code in hosts:

@@ -26,7 +26,7 @@ from runtime.local.processes import (
 )
 from runtime.log import Log
 from runtime.paths import Paths
-from runtime.supervisor import PROGRESS
+from runtime.progress import PROGRESS
 
 log = Log("local")
 
@@ -101,7 +101,7 @@ class HostProcess:
     @property
     def paths(self) -> Paths:
         """Its tree."""
-        return Paths(self.base)
+        return Paths(str(self.base))
 
 
 @dataclass
@@ -147,7 +147,7 @@ def last_step_of(hosts: Sequence[HostProcess]) -> int:
     last = 0
     for host in hosts:
         try:
-            slots = (host.paths.state / "progress").read_bytes()
+            slots = (Path(host.paths.state) / "progress").read_bytes()
         except OSError:
             continue
         whole = len(slots) - len(slots) % PROGRESS.size
@@ -157,7 +157,7 @@ def last_step_of(hosts: Sequence[HostProcess]) -> int:
 
 def ranks_started(hosts: Sequence[HostProcess]) -> bool:
     """Tell whether every host has started its ranks: its launcher makes the progress file just before."""
-    return all((host.paths.state / "progress").exists() for host in hosts)
+    return all((Path(host.paths.state) / "progress").exists() for host in hosts)
 
 
 class Attempt:

@@ -335,7 +335,7 @@ class Runner:
         elif record.exit_code:
             record.status = "Failed"
             record.failure_reason = outputs.failure_reason(codes)
-        elif any(host.paths.stopped.exists() for host in end.hosts):
+        elif any(Path(host.paths.stopped).exists() for host in end.hosts):
             record.status = "Stopped"  # somebody else sent a host SIGTERM: it ended well, but the job is not complete
         else:
             record.status = "Completed"
@@ -345,9 +345,9 @@ class Runner:
         assert self._last is not None  # noqa: S101 - there is no job without an attempt
         record.enter("Uploading", "Packing model and output")
         trees = [host.paths for host in self._last.hosts]
-        archives = {"output": (directory / "output.tar.gz", [paths.output_data for paths in trees])}
+        archives = {"output": (directory / "output.tar.gz", [Path(paths.output_data) for paths in trees])}
         if record.status != "Failed":
-            archives["model"] = (directory / "model.tar.gz", [paths.model for paths in trees])
+            archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
         for name, (archive, sources) in archives.items():
             record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
         record.metrics |= outputs.scan_metrics(
@@ -398,8 +398,8 @@ def _all_completed(end: AttemptEnd) -> bool:
 
 
 def _succeeded(host: HostProcess) -> bool:
-    paths = Paths(host.base)
-    return paths.success.exists() and not paths.stopped.exists()
+    paths = Paths(str(host.base))
+    return Path(paths.success).exists() and not Path(paths.stopped).exists()
 
 
 def _report(directory: Path) -> str | None:

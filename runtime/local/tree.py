@@ -20,9 +20,15 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         base: root that stands for ``/opt/ml``; made here, must not exist yet.
         interface: ``network_interface_name``; processes of one machine meet on the loopback interface.
     """
-    paths = Paths(base)
+    paths = Paths(str(base))
     base.mkdir(parents=True)
-    for directory in (paths.config, paths.data, paths.code, paths.model, paths.output_data):
+    for directory in (
+        Path(paths.config),
+        Path(paths.data),
+        Path(paths.code),
+        Path(paths.model),
+        Path(paths.output_data),
+    ):
         directory.mkdir(parents=True)
     files: dict[str, object] = {
         "hyperparameters.json": dict(spec.hyperparameters),
@@ -34,9 +40,9 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         files["checkpointconfig.json"] = {"LocalPath": spec.checkpoint.local_path}
         checkpoint_directory(spec, base).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (paths.config / name).write_text(json.dumps(content), encoding="utf-8")
+        (Path(paths.config) / name).write_text(json.dumps(content), encoding="utf-8")
     for channel in spec.channels:
-        link_channel(channel, paths.data / channel.name, spec.hosts.index(host), len(spec.hosts))
+        link_channel(channel, Path(paths.data) / channel.name, spec.hosts.index(host), len(spec.hosts))
 
 
 def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from runtime.binding import bind, convert, from_argv
 from runtime.errors import UserError
-from runtime.hyperparameters import bind, convert, from_argv, is_reserved, unquote
+from runtime.hyperparameters import is_reserved, unquote
 from runtime.job import read_job
 from tests.conftest import Tree
 

@@ -71,7 +71,7 @@ def test_channels_as_the_service_writes_them(tree: Tree) -> None:
         "application/x-image",
     )
     assert (stream.input_mode, stream.record_wrapper, stream.compression) == ("Pipe", "RecordIO", "Gzip")
-    assert train.path == tree.paths.data / "train"
+    assert train.path == Path(tree.paths.data) / "train"
 
 
 def test_local_mode_writes_the_mode_alone(tree: Tree) -> None:
@@ -101,9 +101,9 @@ def test_numbers_of_a_hand_written_file_become_text_without_loss(tree: Tree) -> 
 
 def test_the_default_of_a_checkpoint_path_moves_with_the_root(tree: Tree) -> None:
     tree.golden("checkpointconfig")
-    assert read_job(tree.paths, {}).checkpoint_path == tree.base / "checkpoints"
+    assert read_job(tree.paths, {}).checkpoint_path == str(tree.base / "checkpoints")
     tree.config("checkpointconfig", {"LocalPath": "/opt/ml/elsewhere/x"})
-    assert read_job(tree.paths, {}).checkpoint_path == tree.base / "elsewhere/x"
+    assert read_job(tree.paths, {}).checkpoint_path == str(tree.base / "elsewhere/x")
     tree.config("checkpointconfig", {"LocalPath": "/mnt/fast"})
     assert read_job(tree.paths, {}).checkpoint_path == Path("/mnt/fast")
 
@@ -114,7 +114,7 @@ def test_without_a_checkpoint_config_there_is_no_path(tree: Tree) -> None:
 
 
 def test_an_empty_config_directory_is_a_world_of_one(tree: Tree) -> None:
-    tree.paths.config.mkdir(parents=True)
+    Path(tree.paths.config).mkdir(parents=True)
     job = read_job(tree.paths, {})
     assert job.under_contract
     assert ([host.name for host in job.hosts], job.current_host, job.name) == (["algo-1"], "algo-1", "local")
@@ -123,7 +123,7 @@ def test_an_empty_config_directory_is_a_world_of_one(tree: Tree) -> None:
 def test_without_a_contract_directories_are_channels(tree: Tree) -> None:
     tree.channel("b", x__txt="1")
     tree.channel("a", x__txt="1")
-    (tree.paths.data / "file").write_text("no channel")
+    (Path(tree.paths.data) / "file").write_text("no channel")
     job = read_job(tree.paths, {})
     assert not job.under_contract
     assert list(job.channels) == ["a", "b"]
@@ -173,14 +173,14 @@ def test_a_broken_file_is_named_with_its_place(tree: Tree, file: str, content: s
     tree.config(file, content)
     with pytest.raises(UserError) as caught:
         read_job(tree.paths, {})
-    assert str(tree.paths.config / f"{file}.json") in str(caught.value)
+    assert str(Path(tree.paths.config) / f"{file}.json") in str(caught.value)
     for word in words:
         assert word in str(caught.value)
 
 
 def test_bytes_that_are_no_utf8_are_named(tree: Tree) -> None:
-    tree.paths.config.mkdir(parents=True)
-    (tree.paths.config / "hyperparameters.json").write_bytes(b'{"a": "\xff"}')
+    Path(tree.paths.config).mkdir(parents=True)
+    (Path(tree.paths.config) / "hyperparameters.json").write_bytes(b'{"a": "\xff"}')
     with pytest.raises(UserError, match=r"hyperparameters.json cannot be read.*UTF-8"):
         read_job(tree.paths, {})
 

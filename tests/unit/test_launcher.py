@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -47,12 +48,12 @@ def test_a_users_mistake_exits_1_with_the_reason_and_without_a_traceback(
     assert words in job[1].failure
     assert "Traceback" not in job[1].text
     assert not job[1].marks("started")
-    assert not job[1].tree.paths.success.exists()
+    assert not Path(job[1].tree.paths.success).exists()
 
 
 def test_the_failure_of_an_earlier_run_is_not_the_reason_of_this_one(cluster: Make) -> None:
     job = cluster("pass")
-    output = job[1].tree.paths.output
+    output = Path(job[1].tree.paths.output)
     output.mkdir(parents=True)
     for name in ("failure", "success", "stopped"):
         (output / name).write_text("of an earlier run")
@@ -72,7 +73,7 @@ def test_a_failure_file_of_the_script_is_the_reason(cluster: Make) -> None:
 
 def test_hyperparameters_arrive_as_arguments_and_settings_do_not(cluster: Make) -> None:
     job = cluster("mark('argv', sys.argv[1:])")
-    held = json.loads((job[1].tree.paths.config / "hyperparameters.json").read_text())
+    held = json.loads((Path(job[1].tree.paths.config) / "hyperparameters.json").read_text())
     job[1].tree.hyperparameters(**held, lr="0.1", commit="1234e5", **{"batch-size": "8"})
     job.start()
     assert job[1].wait() == 0
@@ -81,7 +82,7 @@ def test_hyperparameters_arrive_as_arguments_and_settings_do_not(cluster: Make) 
 
 def test_a_host_whose_program_is_missing_tells_the_others(cluster: Make) -> None:
     job = cluster("mark('started')", hosts=2, host_wait_s=60)
-    (job[2].tree.paths.code / "train.py").unlink()
+    (Path(job[2].tree.paths.code) / "train.py").unlink()
     job.start()
     assert (job[1].wait(), job[2].wait()) == (1, 1)
     assert job[1].failure == job[2].failure

@@ -154,30 +154,30 @@ def test_errors_of_ours_keep_their_exit_code() -> None:
 def test_completed_leaves_success_alone(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     write_outcome(Outcome("completed", step=3), paths)
-    assert paths.success.read_bytes() == b""
-    assert sorted(path.name for path in paths.output.iterdir()) == ["success"]
+    assert Path(paths.success).read_bytes() == b""
+    assert sorted(path.name for path in Path(paths.output).iterdir()) == ["success"]
 
 
 def test_stopped_leaves_neither_success_nor_failure(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     write_outcome(Outcome("stopped", step=3, reason="SIGTERM"), paths)
-    assert json.loads(paths.stopped.read_text()) == {"step": 3, "reason": "SIGTERM"}
-    assert sorted(path.name for path in paths.output.iterdir()) == ["stopped"]
+    assert json.loads(Path(paths.stopped).read_text()) == {"step": 3, "reason": "SIGTERM"}
+    assert sorted(path.name for path in Path(paths.output).iterdir()) == ["stopped"]
 
 
 def test_failed_leaves_the_reason_in_utf8(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     write_outcome(Outcome("failed", 1, cause(1, message="größe 'caf\udce9.png'")), paths)
-    assert paths.failure.read_text(encoding="utf-8").startswith("algo-1: größe 'caf")
-    assert sorted(path.name for path in paths.output.iterdir()) == ["failure"]
+    assert Path(paths.failure).read_text(encoding="utf-8").startswith("algo-1: größe 'caf")
+    assert sorted(path.name for path in Path(paths.output).iterdir()) == ["failure"]
 
 
 def test_a_failure_file_of_the_users_script_is_kept(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    paths.output.mkdir()
-    paths.failure.write_text("mine")
+    Path(paths.output).mkdir()
+    Path(paths.failure).write_text("mine")
     write_outcome(Outcome("failed", 1, cause(1)), paths)
-    assert paths.failure.read_text() == "mine"
+    assert Path(paths.failure).read_text() == "mine"
 
 
 def test_an_output_that_cannot_be_written_is_said_in_the_log(

@@ -1,5 +1,7 @@
 """What would be launched and why."""
 
+from pathlib import Path
+
 import pytest
 
 from runtime.errors import UserError
@@ -25,7 +27,7 @@ def plan_of(
         tree.hyperparameters(**hyperparameters)
     environ = {"SLIPWAY_IMAGE_FILE": "/nonexistent", **(environ or {})}
     job = read_job(tree.paths, environ)
-    program = Program(tree.paths.code / "train.py", tree.paths.code, "sagemaker_program=train.py")
+    program = Program(f"{tree.paths.code}/train.py", tree.paths.code, "sagemaker_program=train.py")
     return make_plan(job, hardware, resolve(job.hyperparameters, environ), program, environ, addresses or {})
 
 
@@ -35,7 +37,7 @@ def choice(plan: LaunchPlan, name: str) -> tuple[str, str]:
 
 
 def test_one_rank_without_accelerators(tree: Tree) -> None:
-    tree.paths.config.mkdir(parents=True)
+    Path(tree.paths.config).mkdir(parents=True)
     plan = plan_of(tree)
     assert len(plan.ranks) == 1
     assert (plan.environ["WORLD_SIZE"], plan.environ["MASTER_ADDR"]) == ("1", "127.0.0.1")

@@ -1,7 +1,7 @@
 """What is checked before a process starts."""
 
-import shutil
-from collections import namedtuple
+import os
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +20,12 @@ def test_a_good_job_gets_its_directories(tree: Tree) -> None:
     tree.channel("train", x__txt="1")
     tree.config("checkpointconfig", {"LocalPath": "/opt/ml/checkpoints"})
     check(read_job(tree.paths, {}))
-    for path in (tree.paths.model, tree.paths.output_data, tree.paths.state, tree.base / "checkpoints"):
+    for path in (
+        Path(tree.paths.model),
+        Path(tree.paths.output_data),
+        Path(tree.paths.state),
+        tree.base / "checkpoints",
+    ):
         assert path.is_dir()
 
 
@@ -28,8 +33,9 @@ def test_a_missing_channel_is_named_with_its_path(tree: Tree) -> None:
     ready(tree)
     with pytest.raises(UserError) as caught:
         check(read_job(tree.paths, {}))
-    assert f"Channel 'train' is declared in inputdataconfig.json, but {tree.paths.data / 'train'} is not there" in str(
-        caught.value
+    assert (
+        f"Channel 'train' is declared in inputdataconfig.json, but {Path(tree.paths.data) / 'train'} is not there"
+        in str(caught.value)
     )
     assert "Fix: check the channel's S3 URI" in str(caught.value)
 
@@ -61,14 +67,14 @@ def test_a_job_without_checkpoints_is_warned(tree: Tree, capsys: pytest.CaptureF
 
 def test_a_place_that_cannot_be_made_is_named(tree: Tree) -> None:
     tree.hyperparameters()
-    tree.paths.model.write_text("a file")
+    Path(tree.paths.model).write_text("a file")
     with pytest.raises(UserError, match=r"model cannot be made: File exists.*mount it writable"):
         check(read_job(tree.paths, {}))
 
 
 def test_a_full_checkpoint_disk_is_named(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.config("checkpointconfig", {"LocalPath": "/opt/ml/checkpoints"})
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 7, 3))
+    nearly_full = os.statvfs_result((1, 1, 10, 3, 3, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: nearly_full)
     with pytest.raises(UserError, match=r"No space left for a checkpoint: .*has 3 bytes free.*larger volume"):
         check(read_job(tree.paths, {}))

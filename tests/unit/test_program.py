@@ -35,7 +35,7 @@ def archive(path: Path, *members: tuple[str, bytes], mode: str = "w:gz") -> Path
 @pytest.mark.parametrize("name", ["train.py", '"train.py"'])
 def test_a_script_of_the_user(tree: Tree, name: str) -> None:
     program = find(tree, sagemaker_program=name)
-    assert (program.path, program.cwd) == (tree.paths.code / "train.py", tree.paths.code)
+    assert (program.path, program.cwd) == (f"{tree.paths.code}/train.py", tree.paths.code)
     assert program.command(("--lr", "1")) == (sys.executable, str(program.path), "--lr", "1")
 
 
@@ -45,15 +45,15 @@ def test_a_shell_script_is_no_shell_line(tree: Tree) -> None:
         "/bin/sh",
         "-c",
         'exec "$0" "$@"',
-        str(tree.paths.code / "run.sh"),
+        str(Path(tree.paths.code) / "run.sh"),
         "a b",
         "$HOME",
     )
 
 
 def test_the_environment_names_a_program_and_the_hyperparameter_wins(tree: Tree) -> None:
-    assert find(tree, {"SAGEMAKER_PROGRAM": "env.py"}).path.name == "env.py"
-    assert find(tree, {"SAGEMAKER_PROGRAM": "env.py"}, sagemaker_program="hp.py").path.name == "hp.py"
+    assert find(tree, {"SAGEMAKER_PROGRAM": "env.py"}).name == "env.py"
+    assert find(tree, {"SAGEMAKER_PROGRAM": "env.py"}, sagemaker_program="hp.py").name == "hp.py"
 
 
 def test_no_program_says_both_ways_to_name_one(tree: Tree) -> None:
@@ -71,7 +71,7 @@ def test_two_programs_are_named_with_their_origins(tree: Tree) -> None:
 def test_an_image_default_gives_way_to_the_users_program(tree: Tree) -> None:
     tree.hyperparameters(sagemaker_program="a.py")
     settings = Settings(entrypoint="image_classification", origins={"entrypoint": "image default"})
-    assert find_program(read_job(tree.paths, {}), settings, {}).path.name == "a.py"
+    assert find_program(read_job(tree.paths, {}), settings, {}).name == "a.py"
 
 
 def test_an_unknown_workload_is_met_with_a_guess(tree: Tree) -> None:
@@ -84,7 +84,7 @@ def test_an_unknown_workload_is_met_with_a_guess(tree: Tree) -> None:
 def test_our_workload_runs_where_it_lies(tree: Tree) -> None:
     program = find(tree, slipway_entrypoint="image_classification")
     assert program.path == workloads()["image_classification"]
-    assert program.path.is_file()
+    assert Path(program.path).is_file()
     assert program.submit_directory is None
 
 
@@ -105,30 +105,30 @@ def test_code_from_a_directory_with_its_folders(tree: Tree, tmp_path: Path) -> N
     (tmp_path / "src/lib/x.py").write_text("2")
     install(
         find(tree, sagemaker_program="train.py", sagemaker_submit_directory=f"file://{tmp_path / 'src'}"),
-        tree.paths.code,
+        Path(tree.paths.code),
     )
-    assert (tree.paths.code / "lib/x.py").read_text() == "2"
+    assert (Path(tree.paths.code) / "lib/x.py").read_text() == "2"
 
 
 @pytest.mark.parametrize(("name", "mode"), [("s.tar.gz", "w:gz"), ("s.tgz", "w:gz"), ("s.tar", "w")])
 def test_code_from_an_archive(tree: Tree, tmp_path: Path, name: str, mode: str) -> None:
     source = archive(tmp_path / name, ("train.py", b"1"), mode=mode)
     install(find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source)), tree.paths.code)
-    assert (tree.paths.code / "train.py").read_text() == "1"
+    assert (Path(tree.paths.code) / "train.py").read_text() == "1"
 
 
 def test_code_from_the_code_channel(tree: Tree) -> None:
     tree.config("inputdataconfig", {"code": {"TrainingInputMode": "File"}})
-    archive(tree.paths.data / "code/sourcedir.tar.gz", ("train.py", b"1"))
+    archive(Path(tree.paths.data) / "code/sourcedir.tar.gz", ("train.py", b"1"))
     install(find(tree, sagemaker_program="train.py"), tree.paths.code)
-    assert (tree.paths.code / "train.py").read_text() == "1"
+    assert (Path(tree.paths.code) / "train.py").read_text() == "1"
 
 
 def test_code_that_is_there_already_is_not_replaced(tree: Tree, tmp_path: Path) -> None:
     tree.script("mine")
     source = archive(tmp_path / "s.tar.gz", ("train.py", b"theirs"))
     install(find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source)), tree.paths.code)
-    assert (tree.paths.code / "train.py").read_text() == "mine"
+    assert (Path(tree.paths.code) / "train.py").read_text() == "mine"
 
 
 @pytest.mark.parametrize("evil", ["../evil.py", "/evil-of-slipway-tests.py"])
@@ -136,10 +136,10 @@ def test_an_archive_cannot_leave_the_code_directory(tree: Tree, tmp_path: Path, 
     source = archive(tmp_path / "s.tar.gz", (evil, b"1"), ("train.py", b"1"))
     program = find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source))
     if evil.startswith("/"):  # tar's own rule: a leading slash is stripped
-        install(program, tree.paths.code)
+        install(program, Path(tree.paths.code))
     else:
         with pytest.raises(UserError, match="cannot be unpacked"):
-            install(program, tree.paths.code)
+            install(program, Path(tree.paths.code))
     assert not (tree.base / "evil.py").exists()
     assert not Path("/evil-of-slipway-tests.py").exists()
 
@@ -181,7 +181,7 @@ def test_a_missing_program_is_named_with_the_files_that_are_there(tree: Tree) ->
 @pytest.mark.parametrize("name", ["runtime.py", "runtime/__init__.py"])
 def test_a_file_that_hides_our_package_is_refused(tree: Tree, name: str) -> None:
     tree.script("1")
-    (tree.paths.code / name).parent.mkdir(exist_ok=True)
-    (tree.paths.code / name).write_text("")
+    (Path(tree.paths.code) / name).parent.mkdir(exist_ok=True)
+    (Path(tree.paths.code) / name).write_text("")
     with pytest.raises(UserError, match=r"hides the container's `runtime` package.*rename"):
         install(find(tree, sagemaker_program="train.py"), tree.paths.code)

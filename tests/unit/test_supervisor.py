@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -41,9 +42,9 @@ def code_of(host: HostProcess) -> int:
 def test_a_rank_that_ends_well_completes_the_job(cluster: Make) -> None:
     host = run_one(cluster, "print('out'); print('err', file=sys.stderr)")
     assert code_of(host) == 0
-    assert host.tree.paths.success.exists()
-    assert not host.tree.paths.failure.exists()
-    assert not host.tree.paths.stopped.exists()
+    assert Path(host.tree.paths.success).exists()
+    assert not Path(host.tree.paths.failure).exists()
+    assert not Path(host.tree.paths.stopped).exists()
     assert {"out", "err"} <= set(host.text.splitlines())
 
 
@@ -78,7 +79,7 @@ def test_the_users_exit_code_is_ours(cluster: Make, ending: str, code: int) -> N
     host = run_one(cluster, ending)
     assert code_of(host) == code
     assert host.failure.startswith(f"algo-1 rank 0: the program ended with exit code {code}")
-    assert not host.tree.paths.success.exists()
+    assert not Path(host.tree.paths.success).exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGTERM])
@@ -225,10 +226,10 @@ linger()
     assert host.marks("alive")
     assert not host.marks("child-told")
     assert not is_alive(pid_of(host, "pid-child")), "the child was left behind"
-    stopped = json.loads(host.tree.paths.stopped.read_text())
+    stopped = json.loads(Path(host.tree.paths.stopped).read_text())
     assert stopped == {"step": 0, "reason": "SIGTERM"}
-    assert not host.tree.paths.success.exists()
-    assert not host.tree.paths.failure.exists()
+    assert not Path(host.tree.paths.success).exists()
+    assert not Path(host.tree.paths.failure).exists()
 
 
 def test_sigint_stops_as_well(cluster: Make) -> None:
@@ -237,7 +238,7 @@ def test_sigint_stops_as_well(cluster: Make) -> None:
     wait_for(lambda: job[1].marks("ready"), "the rank did not start")
     job[1].signal(signal.SIGINT)
     assert job[1].wait() == 0
-    assert json.loads(job[1].tree.paths.stopped.read_text())["reason"] == "SIGINT"
+    assert json.loads(Path(job[1].tree.paths.stopped).read_text())["reason"] == "SIGINT"
 
 
 @pytest.mark.parametrize("handler", ["signal.SIG_DFL", "lambda *_: sys.exit(143)"])
@@ -247,7 +248,7 @@ def test_a_rank_that_dies_of_the_stop_went_as_asked(cluster: Make, handler: str)
     wait_for(lambda: job[1].marks("ready"), "the rank did not start")
     job[1].signal(signal.SIGTERM)
     assert job[1].wait() == 0
-    assert job[1].tree.paths.stopped.exists()
+    assert Path(job[1].tree.paths.stopped).exists()
 
 
 def test_a_rank_that_fails_while_stopping_fails_the_job(cluster: Make) -> None:
@@ -257,7 +258,7 @@ def test_a_rank_that_fails_while_stopping_fails_the_job(cluster: Make) -> None:
     job[1].signal(signal.SIGTERM)
     assert job[1].wait() == 1
     assert "cannot save" in job[1].failure
-    assert not job[1].tree.paths.stopped.exists()
+    assert not Path(job[1].tree.paths.stopped).exists()
 
 
 def test_the_grace_ends_and_the_cause_says_so(cluster: Make) -> None:
@@ -314,22 +315,22 @@ mark("reaped" if not os.path.exists(f"/proc/{orphan}") else "zombie")
 def test_records_of_an_earlier_run_in_the_same_tree_are_not_believed(cluster: Make) -> None:
     job = cluster("sys.exit(0)")
     paths = job[1].tree.paths
-    paths.state.mkdir(parents=True)
-    (paths.state / "end-rank-0.json").write_text('{"status": "stopped", "step": 99, "reason": "old"}')
-    (paths.state / "error-rank-0.json").write_text('{"message": "old error"}')
-    for stale in (paths.failure, paths.stopped, paths.success):
+    Path(paths.state).mkdir(parents=True)
+    (Path(paths.state) / "end-rank-0.json").write_text('{"status": "stopped", "step": 99, "reason": "old"}')
+    (Path(paths.state) / "error-rank-0.json").write_text('{"message": "old error"}')
+    for stale in (Path(paths.failure), Path(paths.stopped), Path(paths.success)):
         stale.write_text("old")
     job.start()
     assert job[1].wait() == 0
-    assert paths.success.exists()
-    assert not paths.stopped.exists()
-    assert not paths.failure.exists()
+    assert Path(paths.success).exists()
+    assert not Path(paths.stopped).exists()
+    assert not Path(paths.failure).exists()
 
 
 def test_a_stop_before_the_start_is_a_stop_at_step_0_whatever_an_earlier_run_left(cluster: Make) -> None:
     job = cluster("mark('started')", hosts=2)
     for number in (1, 2):
-        state = job[number].tree.paths.state
+        state = Path(job[number].tree.paths.state)
         state.mkdir(parents=True)
         (state / f"end-rank-{number - 1}.json").write_text('{"status": "completed", "step": 99, "reason": ""}')
         (state / "progress").write_bytes(b"\x63" + bytes(15))
@@ -337,8 +338,8 @@ def test_a_stop_before_the_start_is_a_stop_at_step_0_whatever_an_earlier_run_lef
     wait_for(lambda: listens(job, 1), "algo-1 does not listen")
     job[1].signal(signal.SIGTERM)
     assert job[1].wait() == 0
-    assert json.loads(job[1].tree.paths.stopped.read_text()) == {"step": 0, "reason": "SIGTERM"}
-    assert not job[1].tree.paths.success.exists()
+    assert json.loads(Path(job[1].tree.paths.stopped).read_text()) == {"step": 0, "reason": "SIGTERM"}
+    assert not Path(job[1].tree.paths.success).exists()
 
 
 def listens(job: Cluster, number: int) -> bool:
@@ -357,8 +358,8 @@ pathlib.Path(os.environ["SLIPWAY_STATE_DIR"], f"end-rank-{RANK}.json").write_tex
 """
     host = run_one(cluster, script, procs=2)
     assert code_of(host) == 0
-    assert json.loads(host.tree.paths.stopped.read_text())["step"] == 12
-    assert not host.tree.paths.success.exists()
+    assert json.loads(Path(host.tree.paths.stopped).read_text())["step"] == 12
+    assert not Path(host.tree.paths.success).exists()
 
 
 def test_a_program_that_cannot_be_started_is_our_error(cluster: Make) -> None:
@@ -366,7 +367,7 @@ def test_a_program_that_cannot_be_started_is_our_error(cluster: Make) -> None:
     job.start(**{f"BIG_{n}": "x" * 120_000 for n in range(1)}, BIGGER="y" * 1000)
     assert job[1].wait() == 0
     job = cluster("pass")
-    hyperparameters = json.loads((job[1].tree.paths.config / "hyperparameters.json").read_text())
+    hyperparameters = json.loads((Path(job[1].tree.paths.config) / "hyperparameters.json").read_text())
     job[1].tree.hyperparameters(**hyperparameters, big="x" * 200_000)
     job.start()
     assert job[1].wait() == 2
@@ -377,7 +378,7 @@ def test_a_program_that_cannot_be_started_is_our_error(cluster: Make) -> None:
 def test_the_sampler_ends_with_the_job(cluster: Make) -> None:
     host = run_one(cluster, "mark('x')", profile="on")
     assert code_of(host) == 0
-    (samples,) = host.tree.paths.profiler.glob("system-algo-1.jsonl")
+    (samples,) = Path(host.tree.paths.profiler).glob("system-algo-1.jsonl")
     wait_for(lambda: not holders(str(samples)), "somebody still writes samples")
 
 
@@ -494,10 +495,10 @@ def test_a_stop_of_one_host_stops_all_and_each_saves(cluster: Make) -> None:
         wait_for(lambda n=number: job[n].marks("ready"), "not started")
     job[1].signal(signal.SIGTERM)
     assert (job[1].wait(), job[2].wait()) == (0, 0)
-    assert json.loads(job[2].tree.paths.stopped.read_text())["reason"] == "SIGTERM on algo-1"
+    assert json.loads(Path(job[2].tree.paths.stopped).read_text())["reason"] == "SIGTERM on algo-1"
     for number in (1, 2):
         assert job[number].marks("saved")
-        assert not job[number].tree.paths.failure.exists()
+        assert not Path(job[number].tree.paths.failure).exists()
 
 
 def test_a_stop_while_hosts_are_awaited_stops_those_that_are_there(cluster: Make) -> None:
@@ -510,9 +511,9 @@ def test_a_stop_while_hosts_are_awaited_stops_those_that_are_there(cluster: Make
     job[2].signal(signal.SIGTERM)
     assert (job[1].wait(), job[2].wait()) == (0, 0)
     for number in (1, 2):
-        assert job[number].tree.paths.stopped.exists()
+        assert Path(job[number].tree.paths.stopped).exists()
         assert not job[number].marks("started")
-        assert not job[number].tree.paths.failure.exists()
+        assert not Path(job[number].tree.paths.failure).exists()
 
 
 def test_a_taken_port_is_named(cluster: Make) -> None:

@@ -1,6 +1,7 @@
 """SM_* variables and argv dialects, against what the toolkits of the service do."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_the_world_as_scripts_of_the_toolkit_read_it(tree: Tree) -> None:
         "ml.p4d.24xlarge",
     )
     assert json.loads(values["SM_CHANNELS"]) == ["stream", "train"]
-    assert values["SM_CHANNEL_TRAIN"] == str(tree.paths.data / "train")
+    assert values["SM_CHANNEL_TRAIN"] == str(Path(tree.paths.data) / "train")
     assert json.loads(values["SM_INPUT_DATA_CONFIG"])["train"]["TrainingInputMode"] == "FastFile"
     assert json.loads(values["SM_RESOURCE_CONFIG"])["network_interface_name"] == "eth0"
     assert (values["SM_MODULE_NAME"], values["SM_USER_ENTRY_POINT"], values["SM_IS_HETERO"]) == (

@@ -2,11 +2,12 @@
 
 import json
 import random
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from runtime.errors import UserError
+from runtime.frozen import replace
 from runtime.job import Host, Job, read_job
 from runtime.paths import Paths
 from runtime.topology import arrange
@@ -38,7 +39,7 @@ def test_every_rank_stands_on_exactly_one_host(count: int, nproc: int) -> None:
 
 def test_every_host_sees_the_same_world_whatever_the_order_in_its_file(tree: Tree) -> None:
     tree.golden("resourceconfig_service_four_hosts")
-    held = json.loads((tree.paths.config / "resourceconfig.json").read_text())
+    held = json.loads((Path(tree.paths.config) / "resourceconfig.json").read_text())
     worlds = set()
     for seed in range(8):
         mix = random.Random(seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime.profile import sampler
-from runtime.supervisor import SAMPLER
+from runtime.ranks import SAMPLER
 
 STAT = """cpu  7564 20 2237 371073 451 7 66 2545 500 0
 cpu0 2428 0 809 187372 58 0 26 1269 0 0
@@ -198,7 +198,7 @@ class TestProcess:
         assert "--interval-ms" in capsys.readouterr().err
 
     def test_it_imports_three_light_modules_and_nothing_of_ours(self):
-        tree = ast.parse(SAMPLER.read_text())
+        tree = ast.parse(Path(SAMPLER).read_text())
         imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         names = {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names}
         assert names == {"os", "sys", "time"}
