@@ -10,9 +10,21 @@ from __future__ import annotations
 import sys
 import time
 
+from runtime.redact import redact
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TextIO
+    from typing import Protocol
+
+    class Stream(Protocol):
+        """What takes our lines."""
+
+        def write(self, text: str, /) -> object:
+            """Take a text."""
+
+        def flush(self) -> object:
+            """Pass it on."""
+
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -24,7 +36,7 @@ class _Sink:
     rank: int | None = None
     threshold: int = LEVELS.index("info")
     as_json: bool = False
-    stream: TextIO | None = None  # None: whatever sys.stderr is at the time
+    stream: Stream | None = None  # None: whatever sys.stderr is at the time
 
 
 def configure(
@@ -33,7 +45,7 @@ def configure(
     rank: int | None = None,
     level: str = "info",
     as_json: bool = False,
-    stream: TextIO | None = None,
+    stream: Stream | None = None,
 ) -> None:
     """Say who this process is and what to print.
 
@@ -48,6 +60,15 @@ def configure(
     _Sink.threshold = LEVELS.index(level)
     if rank:
         _Sink.threshold = max(_Sink.threshold, LEVELS.index("warning"))
+
+
+def send_to(stream: Stream) -> None:
+    """Write to this from now on, if we write to the standard error of the process now."""
+    try:
+        if _Sink.stream is None and sys.stderr.fileno() == 2:
+            _Sink.stream = stream
+    except (OSError, ValueError):  # a test has put something else in its place
+        return
 
 
 def write(level: str, component: str, message: str) -> None:
@@ -67,6 +88,7 @@ def write(level: str, component: str, message: str) -> None:
         who = _Sink.host if _Sink.rank is None else f"{_Sink.host} r{_Sink.rank}"
         speaker = f"{who} {component}" if _Sink.host else component
         line = f"{now} {level.upper()} {speaker}: {message}"
+    line = redact(line)
     try:
         stream = _Sink.stream or sys.stderr
         stream.write(line + "\n")

@@ -6,16 +6,17 @@ import os
 import sys
 import time
 
+from runtime import log as own_log
 from runtime import stacks
 from runtime.errors import PlatformError
 from runtime.log import Log
-from runtime.relay import Relay
+from runtime.relay import TAIL_BYTES, Relay, Sink, open_sinks
 from runtime.spawn import spawn, spawn_silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from runtime.loop import Loop
     from runtime.plan import LaunchPlan, RankPlan
@@ -46,6 +47,11 @@ class Rank:
         """Last lines of its standard error, oldest first."""
         return self.relays[1].tail
 
+    @property
+    def stdout_tail(self) -> list[str]:
+        """Last lines of its standard output, oldest first."""
+        return self.relays[0].tail
+
 
 class Ranks:
     """All ranks of one host."""
@@ -68,11 +74,16 @@ class Ranks:
         self._host = plan.topology.current_host
         self._by_pid: dict[int, Rank] = {}
         self._sampler = 0
-        self.last_line_at = time.monotonic()
-        """Monotonic seconds of the last output of any rank."""
+        self._sinks: tuple[Sink, ...] = ()
+        self._made_at = time.monotonic()
 
     def __iter__(self) -> Iterator[Rank]:
         return iter(self._by_pid.values())
+
+    @property
+    def last_line_at(self) -> float:
+        """Monotonic seconds of the last output of any rank."""
+        return max((relay.heard_at for rank in self for relay in rank.relays), default=self._made_at)
 
     @property
     def running(self) -> list[Rank]:
@@ -96,6 +107,9 @@ class Ranks:
             raise PlatformError(
                 f"The working directory {self._plan.cwd} cannot be entered: {error.strerror}"
             ) from error
+        out, err = self._sinks = open_sinks(self._loop)
+        own_log.send_to(err)
+        raw = self._settings.progress_bars == "raw" or (self._settings.progress_bars == "auto" and os.isatty(1))
         for plan in self._plan.ranks:
             prefix = f"[{self._host} r{plan.rank}] ".encode() if prefix_on else b""
             environ = {**self._plan.environ, **overrides, **plan.environ}
@@ -103,9 +117,13 @@ class Ranks:
                 process = spawn(self._plan.command, environ)
             except OSError as error:
                 raise PlatformError(f"Rank {plan.rank} cannot be started: {error}") from error
-            pair = Relay(process.stdout, 1, prefix), Relay(process.stderr, 2, prefix)
+            by_byte = raw and not prefix
+            pair = (
+                Relay(process.stdout, out, prefix, tail_bytes=TAIL_BYTES // 8, raw=by_byte),
+                Relay(process.stderr, err, prefix, tail_bytes=TAIL_BYTES, raw=by_byte),
+            )
             for relay in pair:
-                self._loop.on_read(relay.source, self._pump(relay))
+                relay.resume(self._loop)
             self._by_pid[process.pid] = Rank(plan, process.pid, *pair)
         first, last = self._plan.ranks[0].rank, self._plan.ranks[-1].rank
         log.info(f"started ranks {first}-{last} of {topology.world_size}: {' '.join(self._plan.command[:2])}")
@@ -113,14 +131,11 @@ class Ranks:
         if self._settings.profile:
             self._start_sampler()
 
-    def _pump(self, relay: Relay) -> Callable[[], None]:
-        def pump() -> None:
-            self.last_line_at = time.monotonic()
-            relay.pump()
-            if relay.ended:
-                self._loop.forget(relay.source)
-
-        return pump
+    def tick(self, now: float) -> None:
+        """Show progress bars whose state was held back long enough."""
+        for rank in self:
+            for relay in rank.relays:
+                relay.tick(now)
 
     def _start_sampler(self) -> None:
         """Start the sampler of the machine; the job never depends on it."""
@@ -169,7 +184,7 @@ class Ranks:
 
     def stack_of(self, rank: Rank) -> str:
         """Return what a rank has answered so far."""
-        return stacks.read(self._state_dir, rank.pid)
+        return stacks.read(f"{self._state_dir}/stacks", rank.pid)
 
     def end_leftovers(self) -> None:
         """End what the ranks left behind: loader workers, servers, anything that they or their children started."""
@@ -183,7 +198,10 @@ class Ranks:
                 relay.drain()
                 self._loop.forget(relay.source)
                 relay.close()
+        for sink in set(self._sinks):
+            sink.finish()
         self.reap()
+        stacks.forget_unasked(f"{self._state_dir}/stacks")
         if self._sampler:
             os.kill(self._sampler, signal.SIGTERM)
 

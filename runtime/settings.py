@@ -45,6 +45,7 @@ class Settings:
     log_level: str = "info"
     log_json: bool = False
     log_prefix: str = "auto"
+    progress_bars: str = "auto"
     metrics_every_s: float = 5.0
     profile: bool = True
     profile_interval_ms: int = 500
@@ -112,6 +113,8 @@ MEANINGS = {
     "log_level": "what we print",
     "log_json": "our log lines as JSON objects",
     "log_prefix": "[host rank] before each line of a rank; auto = when the world has more than one",
+    "progress_bars": "fold = one line a second for what is rewritten by carriage returns; raw = with one rank, every "
+    "byte as it comes; auto = fold, unless our output is a terminal",
     "metrics_every_s": "seconds between metric lines of rank 0; the first step always prints one",
     "profile": "phase times per step and the sampler of the machine",
     "profile_interval_ms": "milliseconds between samples of the machine (the service's default)",
@@ -128,6 +131,7 @@ CHOICES = {
     "argv_dialect": ("toolkit", "v3", "json", "none"),
     "log_level": ("debug", "info", "warning", "error"),
     "log_prefix": ("auto", "on", "off"),
+    "progress_bars": ("auto", "fold", "raw"),
     "resume": ("auto", "off"),
 }
 """The settings that are one of a few words."""

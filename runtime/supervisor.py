@@ -163,9 +163,9 @@ class Supervisor:
 
     def _forget_earlier_run(self) -> None:
         """Remove what an earlier run in the same tree said of its end: a stop before our start is none of its steps."""
-        os.makedirs(self._state_dir, exist_ok=True)
+        os.makedirs(f"{self._state_dir}/stacks", exist_ok=True)
         for name in os.listdir(self._state_dir):
-            if name.endswith(".txt") or ("-rank-" in name and name.endswith(".json")):
+            if "-rank-" in name and name.endswith(".json"):
                 os.unlink(f"{self._state_dir}/{name}")
         with open(f"{self._state_dir}/{FILE}", "wb") as stream:
             stream.write(bytes(PROGRESS.size * len(self._plan.ranks)))
@@ -236,6 +236,7 @@ class Supervisor:
         for rank in self._ranks.reap():
             self._on_rank_end(rank, rank.status or 0)
         now = time.monotonic()
+        self._ranks.tick(now)
         if self._peers is not None:
             self._peers.tick(now, self._settings.silence_s)
             for event in self._peers.take_events():
