@@ -62,6 +62,22 @@ VARIABLES = (
     Variable("GLOO_SOCKET_IFNAME", "launcher", "the verified network interface of the job"),
     Variable("NCCL_SOCKET_IFNAME", "launcher", "the verified network interface of the job"),
     Variable("CUDA_VISIBLE_DEVICES", "user", "respected when counting accelerators"),
+    Variable("HIP_VISIBLE_DEVICES", "user", "the same for AMD; so is ROCR_VISIBLE_DEVICES"),
+    Variable("ROCR_VISIBLE_DEVICES", "user", "the same for AMD"),
+    Variable("NEURON_RT_VISIBLE_CORES", "user", "the same for Neuron, such as 0-3,8"),
+    Variable("NEURON_RT_NUM_CORES", "user", "the same for Neuron, as a number"),
+    Variable("FI_*", "launcher", "libfabric's settings for EFA, by the devices and versions that are here"),
+    Variable("NCCL_PROTO", "launcher", "only with an aws-ofi-nccl that is known to need it"),
+    Variable("NCCL_NET", "launcher", "Socket, where the image has a plugin for a network that this host lacks"),
+    Variable("NCCL_SHM_USE_CUDA_MEMCPY", "launcher", "1 on g5 and g6, whose GPUs have no NVLink"),
+    # The field's own launchers, where a job asks for one of them
+    Variable("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "launcher", "seconds from SIGTERM to SIGKILL under torchrun"),
+    Variable("CROSS_RANK", "launcher", "DeepSpeed's word for GROUP_RANK"),
+    Variable("CROSS_SIZE", "launcher", "DeepSpeed's word for GROUP_WORLD_SIZE"),
+    Variable("LOCAL_SIZE", "launcher", "DeepSpeed's word for LOCAL_WORLD_SIZE"),
+    Variable("OMPI_*", "launcher", "Open MPI's parameters, and what it tells its ranks"),
+    Variable("SMDATAPARALLEL_*", "launcher", "what SageMaker's data parallel library wants to know"),
+    Variable("SAGEMAKER_INSTANCE_TYPE", "launcher", "type of this host, for SageMaker's data parallel library"),
     # The SM_* family of the SageMaker toolkits
     Variable("SM_*", "launcher", "the toolkits' view of the job; see docs/01-contract.md"),
     # What the local platform lets through to the hosts that it plays; nothing else of this machine's environment
@@ -76,6 +92,7 @@ VARIABLES = (
     # Our own wiring, not settings
     Variable("SLIPWAY_HOST_ADDRESSES", "local", "name=address pairs, used instead of DNS: algo-1=127.0.0.2,..."),
     Variable("SLIPWAY_STATE_DIR", "launcher", "where ranks leave progress, error and stop records"),
+    Variable("SLIPWAY_STACKS_DIR", "launcher", "where a process writes its stacks when it is asked for them"),
     Variable("SLIPWAY_HOST", "launcher", "name of this host, for the log lines of ranks"),
     Variable("SLIPWAY_IMAGE_FILE", "user", "JSON file with the image's defaults; default /etc/slipway/image.json"),
 )

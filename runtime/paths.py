@@ -87,6 +87,11 @@ class Paths:
         return f"{self.output}/slipway"
 
     @property
+    def stacks(self) -> str:
+        """Ours: where the Python processes of the job write their stacks when they are asked for them."""
+        return f"{self.state}/stacks"
+
+    @property
     def checkpoints(self) -> str:
         """Default of ``CheckpointConfig.LocalPath``."""
         return f"{self.base}/checkpoints"

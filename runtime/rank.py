@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from runtime import env, log
+from runtime import env, log, stacks
 from runtime.binding import bind, from_argv
 from runtime.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
 from runtime.job import Channel, Job, read_job
@@ -44,6 +44,7 @@ def main(train: Callable[..., Any]) -> None:
     environ = env.process_environ()
     stop = StopRequest()
     _listen(stop)
+    stacks.answer(environ.get("SLIPWAY_STACKS_DIR", ""))
     end = _End()
     atexit.register(end.leave)
     paths = Paths.from_environ(environ)

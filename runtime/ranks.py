@@ -111,10 +111,11 @@ class Ranks:
         own_log.send_to(err)
         raw = self._settings.progress_bars == "raw" or (self._settings.progress_bars == "auto" and os.isatty(1))
         for plan in self._plan.ranks:
-            prefix = f"[{self._host} r{plan.rank}] ".encode() if prefix_on else b""
+            # Adapters' ranks say who they are themselves.
+            prefix = f"[{self._host} r{plan.rank}] ".encode() if prefix_on and not plan.adapter else b""
             environ = {**self._plan.environ, **overrides, **plan.environ}
             try:
-                process = spawn(self._plan.command, environ)
+                process = spawn(plan.command or self._plan.command, environ)
             except OSError as error:
                 raise PlatformError(f"Rank {plan.rank} cannot be started: {error}") from error
             by_byte = raw and not prefix
@@ -125,8 +126,9 @@ class Ranks:
             for relay in pair:
                 relay.resume(self._loop)
             self._by_pid[process.pid] = Rank(plan, process.pid, *pair)
-        first, last = self._plan.ranks[0].rank, self._plan.ranks[-1].rank
-        log.info(f"started ranks {first}-{last} of {topology.world_size}: {' '.join(self._plan.command[:2])}")
+        first, last = topology.first_rank, topology.first_rank + topology.nproc_per_host - 1
+        what = f"{self._plan.style} for ranks" if self._plan.ranks[0].adapter else "ranks"
+        log.info(f"started {what} {first}-{last} of {topology.world_size}: {' '.join(self._plan.command[:2])}")
         # After the ranks: nothing of theirs waits for it.
         if self._settings.profile:
             self._start_sampler()

@@ -17,19 +17,19 @@ else:
 
 NUMBER = signal.SIGRTMAX - 4
 """The signal; real-time signals are used by nothing else in a training process."""
-VARIABLE = "SLIPWAY_STACKS_DIR"
 LONGEST_BYTES = 1 << 18
 """Of one dump; a process with hundreds of threads writes more than anybody reads."""
 
 _file: object = None
 
 
-def answer() -> None:
-    """Let this process write its stacks to ``<SLIPWAY_STACKS_DIR>/<pid>.txt`` when asked; no variable, no effect."""
-    global _file
-    from runtime import env
+def answer(directory: str) -> None:
+    """Let this process write its stacks to ``<directory>/<pid>.txt`` when asked.
 
-    directory = env.process_environ().get(VARIABLE)
+    Args:
+        directory: ``SLIPWAY_STACKS_DIR``; empty outside of a job, and then nothing is done.
+    """
+    global _file
     if not directory:
         return
     import faulthandler
@@ -61,6 +61,16 @@ def read(directory: str, pid: int) -> str:
             return stream.read(LONGEST_BYTES)
     except OSError:
         return ""
+
+
+def forget_unasked(directory: str) -> None:
+    """Remove the files of processes that nobody has asked."""
+    try:
+        for name in os.listdir(directory):
+            if not os.path.getsize(f"{directory}/{name}"):
+                os.unlink(f"{directory}/{name}")
+    except OSError:
+        return
 
 
 def place(dump: str) -> str:

@@ -168,7 +168,7 @@ class Supervisor:
             if "-rank-" in name and name.endswith(".json"):
                 os.unlink(f"{self._state_dir}/{name}")
         with open(f"{self._state_dir}/{FILE}", "wb") as stream:
-            stream.write(bytes(PROGRESS.size * len(self._plan.ranks)))
+            stream.write(bytes(PROGRESS.size * self._plan.topology.nproc_per_host))
 
     def _meet(self, addresses: Mapping[str, str]) -> None:
         # One host needs no socket, and starts the 10 ms sooner that the import takes.
@@ -203,7 +203,7 @@ class Supervisor:
                 self._check_rendezvous_port(address)
         now = time.monotonic()
         settings = self._settings
-        self._watch = ProgressWatch(len(self._plan.ranks), settings.progress_s, settings.first_step_s, now)
+        self._watch = ProgressWatch(topology.nproc_per_host, settings.progress_s, settings.first_step_s, now)
         self._ranks.start(overrides)
 
     def _check_rendezvous_port(self, address: str) -> None:
@@ -283,7 +283,7 @@ class Supervisor:
         if status == 0:
             log.debug(f"rank {number} ended")
             return
-        record = read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
+        record = None if rank.plan.adapter else read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
         if self._state.kill_deadline and record is None:
             return  # we ended it ourselves
         cause = cause_of_exit(
@@ -296,6 +296,8 @@ class Supervisor:
             told=self._told_by_the_script(),
             ended_by_us=bool(self._state.kill_deadline or asked),
         )
+        if rank.plan.adapter:
+            cause = self._cause_of_adapter(rank, status)
         if asked and (status in (-signal.SIGTERM, 128 + signal.SIGTERM) or rank.killed or cause.consequence):
             return  # it went the way it was asked to
         if asked and status == -signal.SIGKILL and time.monotonic() >= self._state.stop_deadline:
@@ -306,6 +308,24 @@ class Supervisor:
                 self._host, "killed by a second Ctrl-C (SIGINT) while it was stopping", 137, cause.time, number
             )
         self._on_cause(cause, tell=True)
+
+    def _cause_of_adapter(self, rank: Rank, status: int) -> Cause:
+        """Say why somebody else's launcher ended: what the first of its ranks left, else its own words.
+
+        Its ranks may be on other hosts, whose records only these can read: then its words are what it felt of it.
+        """
+        left = [record for record in map(read_rank_error, rank.plan.records) if record is not None]
+        if left:
+            return first_cause(left)
+        cause = cause_of_exit(self._host, rank.plan.rank, status, None, rank.stderr_tail, time.time())
+        elsewhere = self._plan.topology.num_hosts > 1
+        message = f"{self._plan.style}: {cause.message}"
+        return replace(cause, message=message, rank=None, consequence=cause.consequence or elsewhere)
+
+    def _local_ranks(self, running: Sequence[Rank]) -> list[int]:
+        if any(rank.plan.adapter for rank in running):
+            return list(range(self._plan.topology.nproc_per_host))
+        return [rank.plan.local_rank for rank in running]
 
     def _told_by_the_script(self) -> str:
         """Read the failure file: ours is written later, and an earlier run's was removed at the start."""
@@ -392,7 +412,7 @@ class Supervisor:
         running = self._ranks.running
         if self._inquiry is not None or self._state.failed_at or self._state.stop_reason or not running:
             return
-        stall = watch.stall([rank.plan.local_rank for rank in running], now)
+        stall = watch.stall(self._local_ranks(running), now)
         if stall is not None:
             self._tell(stand=True)
             self._ask_where(stall)
@@ -404,7 +424,7 @@ class Supervisor:
         silent = now - self._ranks.last_line_at
         limit = self._settings.output_silence_s
         if limit and silent > limit:
-            ranks = [rank.plan.local_rank for rank in self._ranks.running]
+            ranks = self._local_ranks(self._ranks.running)
             self._ask_where(Stall(tuple(ranks), 0, silent, limit, 0.0))
         elif silent > self._settings.progress_s and now - self._warned_at > self._settings.progress_s:
             self._warned_at = now
@@ -517,7 +537,7 @@ class Supervisor:
 
     def _all_completed(self) -> bool:
         ended = [record for record in self._end_records() if record.get("status") == "completed"]
-        return bool(ended) and len(ended) == len(self._plan.ranks)
+        return bool(ended) and len(ended) == self._plan.topology.nproc_per_host
 
 
 def _ranks_of(topology: Topology, host: str) -> str:

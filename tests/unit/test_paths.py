@@ -40,5 +40,5 @@ def test_everything_moves_with_the_root_and_nothing_is_made(tmp_path: Path) -> N
         paths.state,
         paths.checkpoints,
     ]
-    assert all(path.is_relative_to(tmp_path / "x") for path in moved)
+    assert all(path.startswith(f"{tmp_path / 'x'}/") for path in moved)
     assert list(tmp_path.iterdir()) == []

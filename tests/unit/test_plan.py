@@ -1,10 +1,13 @@
 """What would be launched and why."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import UserError
+from runtime.fabric import Fabric
+from runtime.frozen import replace
 from runtime.hardware import Hardware
 from runtime.job import read_job
 from runtime.plan import LaunchPlan, make_plan
@@ -82,11 +85,22 @@ def test_what_the_user_set_wins_and_the_log_says_so(tree: Tree) -> None:
     assert plan.environ["MINE"] == "kept"
 
 
-def test_an_interface_that_does_not_exist_is_not_exported(tree: Tree) -> None:
+def test_an_interface_that_does_not_exist_is_replaced_by_one_that_does(tree: Tree) -> None:
     """SDK v3's local mode writes `ethwe` even where no such interface exists."""
     tree.config("resourceconfig", {"hosts": ["a", "b"], "current_host": "a", "network_interface_name": "ethwe"})
     plan = plan_of(tree)
-    assert not {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"} & set(plan.environ)
+    assert plan.environ["NCCL_SOCKET_IFNAME"] == plan.environ["GLOO_SOCKET_IFNAME"] == "eth0"
+    assert choice(plan, "network_interface")[1].startswith("'ethwe' of resourceconfig.json does not exist here; the")
+    lost = plan_of(tree, replace(CPU, interfaces=("lo",)))
+    assert not {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"} & set(lost.environ)
+    assert choice(lost, "network_interface")[0] == "-"
+
+
+def test_an_interface_of_the_users_own_stays(tree: Tree) -> None:
+    tree.golden("resourceconfig_service_four_hosts")
+    plan = plan_of(tree, environ={"NCCL_SOCKET_IFNAME": "=ens7"})
+    assert (plan.environ["NCCL_SOCKET_IFNAME"], plan.environ["GLOO_SOCKET_IFNAME"]) == ("=ens7", "eth0")
+    assert choice(plan, "NCCL_SOCKET_IFNAME")[1] == "set by the user"
 
 
 def test_an_interface_that_exists_is_exported_with_its_reason(tree: Tree) -> None:
@@ -118,3 +132,72 @@ def test_settings_of_ours_are_not_in_the_argv(tree: Tree) -> None:
 def test_every_choice_has_a_reason(tree: Tree) -> None:
     tree.golden("resourceconfig_service_four_hosts")
     assert all(choice.reason for choice in plan_of(tree, GPU).choices)
+
+
+def test_the_fabric_of_the_host_decides_not_the_type(tree: Tree) -> None:
+    tree.golden("resourceconfig_service_four_hosts")
+    held = json.loads(Path(tree.paths.config, "resourceconfig.json").read_text())
+    held["instance_groups"][0]["instance_type"] = "ml.p5.48xlarge"
+    tree.config("resourceconfig", held)
+    with_efa = replace(GPU, fabric=Fabric(efa_devices=32, efa_usable=True, plugin="/x.so"))
+    plan = plan_of(tree, with_efa, environ={"FI_EFA_USE_HUGE_PAGE": "1"})
+    assert (plan.environ["FI_PROVIDER"], plan.environ["FI_EFA_USE_DEVICE_RDMA"]) == ("efa", "1")
+    assert choice(plan, "FI_EFA_USE_HUGE_PAGE") == ("1", "set by the user")
+    assert "NCCL_PROTO" not in plan.environ
+    without = plan_of(tree, replace(GPU, fabric=Fabric()))
+    assert not [name for name in without.environ if name.startswith("FI_")]
+    assert "at least 32 EFA devices, 0 are visible" in " ".join(without.warnings)
+
+
+def test_warnings_of_limits_and_of_variables_that_do_harm(tree: Tree) -> None:
+    tight = replace(GPU, shm_bytes=64 << 20, open_files=1024)
+    told = " ".join(plan_of(tree, tight, environ={"RDMAV_FORK_SAFE": "1"}, lr="1").warnings)
+    assert "(/dev/shm) has 64 MiB" in told
+    assert "may open 1024 files" in told
+    assert "RDMAV_FORK_SAFE is set by the user" in told
+    assert plan_of(tree, CPU, lr="1").warnings == ()
+
+
+def two_groups(tree: Tree, first: str, second: str) -> None:
+    groups = [
+        {"instance_group_name": "one", "instance_type": first, "hosts": ["algo-1"]},
+        {"instance_group_name": "two", "instance_type": second, "hosts": ["algo-2"]},
+    ]
+    held = {"hosts": ["algo-1", "algo-2"], "current_host": "algo-1", "instance_groups": groups}
+    tree.config("resourceconfig", {**held, "current_group_name": "one", "network_interface_name": "eth0"})
+
+
+@pytest.mark.parametrize(("first", "second"), [("p4d.24xlarge", "g5.12xlarge"), ("c5.xlarge", "p5.48xlarge")])
+def test_hosts_with_different_numbers_of_ranks_are_refused(tree: Tree, first: str, second: str) -> None:
+    """They would wait for each other until the rendezvous gives up."""
+    two_groups(tree, f"ml.{first}", f"ml.{second}")
+    with pytest.raises(UserError, match=r"different numbers of accelerators.*set slipway_procs_per_host, or name"):
+        plan_of(tree, GPU)
+    assert plan_of(tree, GPU, slipway_procs_per_host="2").topology.world_size == 4
+    groups = '["one"]'
+    assert plan_of(tree, GPU, sagemaker_distribution_instance_groups=groups).topology.world_size == 8
+
+
+def test_types_that_nobody_knows_are_a_warning(tree: Tree) -> None:
+    two_groups(tree, "ml.p4d.24xlarge", "ml.p9.48xlarge")
+    (told,) = plan_of(tree, GPU).warnings
+    assert "ml.p4d.24xlarge 8, ml.p9.48xlarge unknown" in told
+
+
+def test_a_host_outside_of_the_world_runs_one_process_alone(tree: Tree) -> None:
+    """Settings that were made for those who train do not multiply those who feed them."""
+    tree.golden("resourceconfig_heterogeneous")
+    held = json.loads(Path(tree.paths.config, "resourceconfig.json").read_text())
+    tree.config("resourceconfig", {**held, "current_host": "algo-1", "current_group_name": "feeders"})
+    groups = '["trainers"]'
+    plan = plan_of(
+        tree,
+        slipway_procs_per_host="8",
+        sagemaker_distribution_instance_groups=groups,
+        sagemaker_mpi_enabled="true",
+        slipway_group_programs='{"feeders": "feed.py"}',
+    )
+    assert (len(plan.ranks), plan.topology.world_size, plan.style) == (1, 1, "own")
+    assert plan.topology.all_hosts == ("algo-1", "algo-2", "algo-3")
+    assert "outside of the distribution groups" in choice(plan, "world_size")[1]
+    assert plan.environ["MASTER_ADDR"] == "127.0.0.1"

@@ -1,13 +1,20 @@
-"""SM_* variables and argv dialects, against what the toolkits of the service do."""
+"""SM_* variables, against what the toolkits of the service do; the toolkit itself is asked in tests/differential."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runtime.errors import UserError
 from runtime.hardware import Hardware
 from runtime.job import Job, read_job
-from runtime.toolkit import arguments, sm_variables, typed, user_hyperparameters
+from runtime.program import Program
+from runtime.settings import Settings
+from runtime.toolkit import STRING_BYTES, View, fit, view, write_unfit
 from runtime.topology import arrange
 from tests.conftest import Tree
 
@@ -19,79 +26,13 @@ def job_with(tree: Tree, **hyperparameters: str) -> Job:
     return read_job(tree.paths, {})
 
 
-def sm(job: Job) -> dict[str, str]:
-    words = arguments(job, "toolkit")
-    return sm_variables(job, arrange(job, 1), MACHINE, "user.py", words)
+def see(job: Job, environ: dict[str, str] | None = None, name: str = "user.py", **settings: Any) -> View:
+    program = Program(name, job.paths.code, "test")
+    return view(job, arrange(job, 1), MACHINE, Settings(**settings), program, environ or {})
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3),
-        ("0.1", 0.1),
-        ("true", True),
-        ("null", None),
-        ("[1, 2]", [1, 2]),
-        ("1234e5", "1234e5"),
-        ("0.10", "0.10"),
-        ("007", "007"),
-        ("1e3", "1e3"),
-        ("123456789012345678901234567890", 123456789012345678901234567890),
-        ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
-        ("plain", "plain"),
-        ("", ""),
-    ],
-)
-def test_the_typed_view_never_loses_a_digit(text: str, value: object) -> None:
-    assert typed(text) == value
-    assert type(typed(text)) is type(value)
-
-
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
-def test_what_is_no_json_stays_text(tree: Tree, text: str) -> None:
-    assert typed(text) == text
-    job = job_with(tree, x=text)
-    assert arguments(job, "toolkit") == ("--x", text) or arguments(job, "toolkit") == ("-x", text)
-    json.loads(sm(job)["SM_HPS"], parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-
-
-def test_reserved_names_never_reach_the_script(tree: Tree) -> None:
-    tree.golden("hyperparameters_framework_estimator")
-    job = read_job(tree.paths, {})
-    assert set(user_hyperparameters(job)) == {"commit", "layers", "lr", "nesterov", "note", "warmup"}
-    assert "sagemaker" not in " ".join(arguments(job, "toolkit"))
-
-
-@pytest.mark.parametrize("case", ["framework_estimator", "boto3"])
-def test_the_toolkits_dialect(tree: Tree, case: str) -> None:
-    tree.golden(f"hyperparameters_{case}")
-    words = arguments(read_job(tree.paths, {}), "toolkit")
-    expected = '--commit 1234e5 --layers [1,_2] --lr 0.1 --nesterov True --note it\'s_a_"test" --warmup'
-    assert list(words) == [*[word.replace("_", " ") for word in expected.split(" ")], ""]
-
-
-def test_the_dialect_of_sdk_v3_keeps_the_order_and_spells_json(tree: Tree) -> None:
-    job = job_with(tree, z="1", on="true", none="null", items='["a"]', k="v", map='{"b": 1}')
-    assert list(arguments(job, "v3")) == (
-        ["--z", "1", "--on", "true", "--none", "null", "--items", '["a"]', "--k", "v", "--map", '{"b": 1}']
-    )
-
-
-def test_the_toolkit_spells_one_letter_with_one_dash_and_a_map_with_equal_signs(tree: Tree) -> None:
-    job = job_with(tree, map='{"a": 1, "b": 2}', k="v", items='["a"]')
-    assert list(arguments(job, "toolkit")) == ["--items", "['a']", "-k", "v", "--map", "a=1,b=2"]
-
-
-def test_one_argument_with_the_whole_map(tree: Tree) -> None:
-    job = job_with(tree, lr="0.1", commit="1234e5")
-    (word,) = arguments(job, "json")
-    assert json.loads(word) == {"lr": 0.1, "commit": "1234e5"}
-    assert arguments(job, "none") == ()
-
-
-def test_a_json_encoded_string_stays_a_string_in_argv(tree: Tree) -> None:
-    job = job_with(tree, version='"3"', flag='"true"')
-    assert arguments(job, "toolkit") == ("--flag", "true", "--version", "3")
+def sm(job: Job, environ: dict[str, str] | None = None, **settings: Any) -> dict[str, str]:
+    return dict(see(job, environ, **settings).variables)
 
 
 def test_hyperparameters_appear_in_both_spellings(tree: Tree) -> None:
@@ -142,3 +83,82 @@ def test_every_value_can_be_an_environment_variable(tree: Tree, case: str) -> No
         assert "=" not in name
         assert isinstance(value, str)
         assert "\0" not in value
+
+
+def test_the_exact_name_wins_over_the_readable_spelling_of_another(tree: Tree) -> None:
+    values = sm(job_with(tree, **{"a_b": "exact", "a-b": "dashed", "A-c": "1"}))
+    assert (values["SM_HP_A_B"], values["SM_HP_A-B"], values["SM_HP_A_C"]) == ("exact", "dashed", "1")
+
+
+def test_the_files_are_passed_on_as_they_are(tree: Tree) -> None:
+    tree.golden("resourceconfig_ultraserver", "inputdataconfig_local_mode")
+    values = sm(read_job(tree.paths, {}))
+    config = tree.paths.config
+    for name, file in (("SM_RESOURCE_CONFIG", "resourceconfig"), ("SM_INPUT_DATA_CONFIG", "inputdataconfig")):
+        assert json.loads(values[name]) == json.loads(Path(config, f"{file}.json").read_text())
+    assert json.loads(values["SM_TOPOLOGY"])[0].keys() == {"hostName", "capacityUnitId"}
+
+
+def test_a_job_without_files_has_every_variable_all_the_same(tree: Tree) -> None:
+    bare, full = sm(read_job(tree.paths, {})), sm(job_with(tree))
+    assert bare.keys() == full.keys()
+    assert (bare["SM_NETWORK_INTERFACE_NAME"], bare["SM_CURRENT_INSTANCE_TYPE"]) == ("eth0", "local")
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "environ", "level"),
+    [
+        ({}, {}, "20"),
+        ({"sagemaker_container_log_level": "10"}, {"SAGEMAKER_CONTAINER_LOG_LEVEL": "40"}, "10"),
+        ({}, {"SAGEMAKER_CONTAINER_LOG_LEVEL": "40"}, "40"),
+    ],
+)
+def test_the_log_level(tree: Tree, hyperparameters: dict[str, str], environ: dict[str, str], level: str) -> None:
+    assert sm(job_with(tree, **hyperparameters), environ)["SM_LOG_LEVEL"] == level
+
+
+def test_the_first_distribution_host_is_the_master_of_sdk_v3s_variables(tree: Tree) -> None:
+    tree.golden("resourceconfig_heterogeneous")
+    values = sm(job_with(tree, sagemaker_distribution_instance_groups='["trainers"]'))
+    assert (values["SM_MASTER_ADDR"], values["SM_MASTER_PORT"]) == ("algo-2", "7777")
+    assert json.loads(values["SM_TRAINING_ENV"])["master_addr"] == "algo-2"
+
+
+def test_a_variable_that_no_program_can_be_started_with_is_in_a_file(tree: Tree) -> None:
+    many = {f"p{n}": "x" * 2400 for n in range(100)}
+    job = job_with(tree, **many, **{"a=b": "1", "zero": "a\0b"})
+    found = see(job, argv_dialect="none")
+    assert {"SM_HPS", "SM_TRAINING_ENV", "SM_HP_A=B", "SM_HP_ZERO"} == set(found.unfit)
+    write_unfit(job, found.unfit)
+    place = found.variables["SM_HPS_FILE"]
+    assert len(json.loads(Path(place).read_text())) == 102
+    assert os.stat(place).st_mode & 0o777 == 0o600
+    assert [note[0] for note in found.notes] == list(found.unfit)
+    assert "SM_HPS_FILE" not in sm(job_with(tree, x="1"))
+
+
+def test_what_fits_can_start_a_program_and_what_does_not_cannot() -> None:
+    longest = "x" * (STRING_BYTES - len("N=") - 1)
+    assert fit({"N": longest}) == ({"N": longest}, {})
+    assert fit({"N": longest + "x"}) == ({}, {"N": longest + "x"})
+    code = "import os; print(len(os.environ['N']))"
+    started = subprocess.run([sys.executable, "-c", code], env={"N": longest}, capture_output=True, check=True)
+    assert int(started.stdout) == len(longest)
+    with pytest.raises(OSError, match="Argument list too long"):
+        subprocess.run([sys.executable, "-c", code], env={"N": longest + "x"}, check=True)
+
+
+@pytest.mark.parametrize(("value", "dialect"), [("x" * 140_000, "toolkit"), ("a\0b", "v3"), ("\ud800", "lossless")])
+def test_an_argument_that_cannot_be_passed_is_named(tree: Tree, value: str, dialect: str) -> None:
+    job = job_with(tree, ok="1", big=value)
+    with pytest.raises(UserError, match=r"Hyperparameter 'big' cannot be an argument.*slipway_argv_dialect=none"):
+        see(job, argv_dialect=dialect)
+
+
+def test_what_the_toolkits_dialect_damages_is_noted(tree: Tree) -> None:
+    job = job_with(tree, sha="1234e5", lr="0.1")
+    assert see(job).notes == ()
+    ((name, value, reason),) = see(job, argv_dialect="toolkit").notes
+    assert (name, value) == ("argv_dialect", "toolkit")
+    assert "sha='1234e5' as '123400000.0'" in reason
+    assert "lr" not in reason
