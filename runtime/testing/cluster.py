@@ -1,0 +1,176 @@
+"""The hosts of one job as containers on a private network."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from runtime.errors import PlatformError, UserError
+from runtime.paths import DEFAULT_BASE
+from runtime.testing.container import Container, Ending, Limits
+from runtime.testing.docker import PATIENCE_S, docker, must
+from runtime.testing.tree import ContractTree
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Host(Container):
+    """One started host: a container and its tree."""
+
+    host: str
+    tree: ContractTree
+    network: str
+    """The engine's name of its network, or ``none``."""
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address on the private network."""
+        form = f'{{{{(index .NetworkSettings.Networks "{self.network}").IPAddress}}}}'
+        return must("inspect", "--format", form, self.name).strip()
+
+    def wait_for_file(self, name: str, deadline_s: float = PATIENCE_S) -> None:
+        """Wait for a file under its /opt/ml, such as ``model/ready-0``."""
+        self.wait_for(self.tree.base / name, deadline_s)
+
+    def disconnect(self) -> float:
+        """Take its network interface away, and return the unix time at which this began."""
+        began = time.time()
+        must("network", "disconnect", "--force", self.network, self.name)
+        return began
+
+    def connect(self) -> None:
+        """Give it an interface again; it may get another address."""
+        must("network", "connect", "--alias", self.host, self.network, self.name)
+
+    def wait(self, deadline_s: float = PATIENCE_S) -> Ending:
+        """Wait for its end and describe it."""
+        self.exit_code(deadline_s)
+        return self.ending(self.host, self.tree.base)
+
+
+class Cluster:
+    """Hosts of one job. As a context manager it removes everything that it made."""
+
+    def __init__(
+        self,
+        image: str,
+        home: Path,
+        hosts: int | Sequence[str] = 1,
+        *,
+        script: str = "",
+        hyperparameters: Mapping[str, str] | None = None,
+        limits: Limits | None = None,
+        network: bool = True,
+        names: bool = True,
+    ) -> None:
+        """Write the trees and make the network; no container is started.
+
+        Args:
+            image: what to run.
+            home: directory for the trees; it must be empty or not there.
+            hosts: how many (``algo-1``, ``algo-2``, ...), or their names.
+            script: text of the program, see `ContractTree.write`.
+            hyperparameters: of the job, equal on all hosts.
+            limits: of every container; `start` can give other ones.
+            network: False: each host is alone, without any interface.
+            names: False: no host's name resolves until `publish`.
+        """
+        self.image = image
+        self.hosts: tuple[str, ...] = (
+            tuple(f"algo-{n}" for n in range(1, hosts + 1)) if isinstance(hosts, int) else tuple(hosts)
+        )
+        self.trees = {
+            host: ContractTree.write(home / host, script, host=host, hosts=self.hosts, hyperparameters=hyperparameters)
+            for host in self.hosts
+        }
+        self._limits = limits or Limits()
+        self._names = names
+        self._started: dict[str, Host] = {}
+        self._prefix = f"slipway-{os.getpid()}-{next(_numbers)}"
+        self._published: dict[str, str] = {}
+        self._names_file = home / "hosts"
+        if not names:
+            self._names_file.write_text("127.0.0.1 localhost\n", encoding="utf-8")
+        self._network = self._prefix if network else "none"
+        if network:
+            must("network", "create", "--internal", self._network)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, host: str | int) -> Host:
+        """Return a started host by its name, or by its number from 1."""
+        name = self.hosts[host - 1] if isinstance(host, int) else host
+        if name not in self._started:
+            raise UserError(f"{name} was not started", fix="call start first")
+        return self._started[name]
+
+    def __iter__(self) -> Iterator[Host]:
+        return iter(self._started.values())
+
+    def start(
+        self,
+        *hosts: str | int,
+        command: Sequence[str] = ("train",),
+        limits: Limits | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        """Start these hosts, all that are not started yet when none is named.
+
+        Args:
+            hosts: names, or numbers from 1.
+            command: what to run in the image.
+            limits: instead of the cluster's.
+            options: further options of ``docker run``.
+        """
+        wanted = [self.hosts[host - 1] if isinstance(host, int) else host for host in hosts]
+        for host in wanted or [host for host in self.hosts if host not in self._started]:
+            name = f"{self._prefix}-{host}"
+            # The engine's own name service answers for host names too, with or without an alias.
+            words = ["run", "--detach", "--name", name, "--hostname", host if self._names else name]
+            words += ["--network", self._network]
+            words += ["--volume", f"{self.trees[host].base}:{DEFAULT_BASE}"]
+            if self._network != "none" and self._names:
+                words += ["--network-alias", host]
+            if not self._names:
+                words += ["--volume", f"{self._names_file}:/etc/hosts"]
+            words += (limits or self._limits).options()
+            # Known before it is started: a client that fails half-way must not leave a container behind.
+            self._started[host] = Host(name, host, self.trees[host], self._network)
+            must(*words, *options, self.image, *command)
+
+    def publish(self, *hosts: str | int) -> None:
+        """Let the names of these started hosts resolve on all hosts, from now on; all when none is named."""
+        for host in [self[host] for host in hosts] or list(self):
+            self._published[host.host] = host.address
+        lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in self._published.items())]
+        # Written in place: the containers have this very file mounted.
+        self._names_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def endings(self, *hosts: str | int, deadline_s: float = PATIENCE_S) -> list[Ending]:
+        """Wait for the end of these hosts, of all started ones when none is named."""
+        return [host.wait(deadline_s) for host in ([self[host] for host in hosts] or list(self))]
+
+    def close(self) -> None:
+        """Remove containers and network; files that root wrote in a container become the caller's again."""
+        mine = f"{os.getuid()}:{os.getgid()}"
+        for host in self._started.values():
+            docker("unpause", host.name)  # an old engine does not remove a frozen container
+            docker("rm", "--force", "--volumes", host.name)
+            if os.getuid() != 0:
+                volume = f"{host.tree.base}:{DEFAULT_BASE}"
+                docker("run", "--rm", "--user=0", "--volume", volume, self.image, "chown", "-R", mine, DEFAULT_BASE)
+        self._started.clear()
+        if self._network != "none":
+            done = docker("network", "rm", self._network)
+            if done.returncode != 0 and "not found" not in done.stderr:
+                raise PlatformError(f"docker network rm {self._network}: {done.stderr.strip()}")
