@@ -61,6 +61,14 @@ class Tree:
         Path(self.paths.code).mkdir(parents=True, exist_ok=True)
         (Path(self.paths.code) / name).write_text(text, encoding="utf-8")
 
+    def drivers(self, distributed: object = None, **source: object) -> None:
+        """Write the two files of the driver channel as SDK v3 does: unset fields are null."""
+        fields = ("source_dir", "requirements", "entry_script", "command", "args", "ignore_patterns")
+        files = {"sourcecode": dict.fromkeys(fields) | source, "distributed": distributed or {}}
+        self.channel("sm_drivers", **{f"{name}__json": json.dumps(value) for name, value in files.items()})
+        self.channel("code")
+        self.config("inputdataconfig", {name: {"TrainingInputMode": "File"} for name in ("code", "sm_drivers")})
+
     def golden(self, *cases: str) -> None:
         """Take the contract's files from tests/golden: each case is one object of file name to content."""
         for case in cases:
