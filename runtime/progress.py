@@ -41,8 +41,10 @@ class Stall:
     seconds: float
     """How long they have shown no progress."""
     limit_s: float
-    median_step_s: float
+    median_step_s: float = 0.0
     """0 before the second step."""
+    by_output: bool = False
+    """Judged by what they print, since they report nothing."""
 
 
 class ProgressWatch:

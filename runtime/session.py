@@ -271,12 +271,14 @@ class Run:
     def metrics(self, **values: SupportsFloat) -> None:
         """Write a metric line now, such as ``run.metrics(validation_accuracy=0.97)``; rank 0's values are taken."""
         self._metrics.write(self._step, self._epoch, values)
+        self._report_progress()
 
     @contextlib.contextmanager
     def span(self, name: str) -> Generator[None]:
         """Time something that is no part of a step, such as validation."""
         with self._timer.span(name):
             yield
+        self._report_progress()
 
     def save_model(self, model: "torch.nn.Module", **facts: object) -> None:
         """Write the model's weights to ``/opt/ml/model/model.pt``; every rank may call, rank 0 writes.
@@ -305,6 +307,7 @@ class Run:
             (directory / "model.json").write_text(json.dumps({**record, **facts}, indent=1) + "\n", encoding="utf-8")
         except (OSError, RuntimeError) as error:
             raise PlatformError(f"The model cannot be written to {directory}: {error}") from error
+        self._report_progress()
         log.info(f"saved {directory / 'model.pt'}")
 
     # --- for runtime.main ---------------------------------------------------------------------------------------
@@ -313,6 +316,14 @@ class Run:
     def steps_done(self) -> int:
         """Last finished step of the job, over all attempts."""
         return self._step
+
+    def whereabouts(self) -> dict[str, object]:
+        """Say how far this rank is, without asking the others: step, epoch, and the position in each channel."""
+        data = [
+            {"channel": d.name, "seed": d.seed, "epoch": d.epoch, "batch": d.position, "global_batch": d.global_batch}
+            for d in self._data
+        ]
+        return {"step": self._step, "resumed_step": self._resumed_step, "epoch": self._epoch, "data": data}
 
     def finish(self) -> None:
         """End in good order, with all ranks."""
@@ -344,7 +355,10 @@ class Run:
             raise Stopped(step=self._step, reason=self._stop.reason)
 
     def _report_progress(self) -> None:
-        """Tell the launcher of the last finished step; 0 says that we are here and have finished none yet."""
+        """Tell the launcher of the last finished step, and that we still move.
+
+        Step 0 says that we are here and have finished none yet.
+        """
         if self._progress is not None:
             PROGRESS.pack_into(self._progress, self.local_rank * PROGRESS.size, self._step, time.time())
 
@@ -355,6 +369,7 @@ class Run:
         seconds, size = self._checkpointer.save(self._step)
         self._timer.enter("other")
         self._timer.event("checkpoint", step=self._step, seconds=round(seconds, 6), bytes=size)
+        self._report_progress()
 
     def _at_end(self) -> bool:
         return 0 < self._settings.max_steps <= self._step
@@ -398,6 +413,7 @@ class _DataHooks:
     def enter(self, phase: "Phase") -> None:
         if phase == "compute":
             self._run._fed_by = self
+            self._run._report_progress()  # a batch has come: a long validation pass stands not still
         self._run._timer.enter(phase)
 
     def before_first_batch(self) -> None:

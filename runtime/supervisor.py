@@ -10,6 +10,7 @@ import os
 import time
 
 from runtime import stacks
+from runtime.cgroup import Memory, read_memory
 from runtime.errors import ExitCode, PlatformError
 from runtime.frozen import asdict, cast, replace
 from runtime.jsontext import loads_or
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from runtime.explain import Facts
     from runtime.job import Job
     from runtime.peers import Lost, Message, Peers
     from runtime.plan import LaunchPlan
@@ -127,6 +129,7 @@ class Supervisor:
         self._state = _State()
         self._ranks = Ranks(plan, settings, job.paths.state, job.paths.profiler, self._loop)
         self._peers: Peers | None = None
+        self._memory = Memory()
         self._watch: ProgressWatch | None = None
         self._watch_due = 0.0
         self._warned_at = 0.0
@@ -205,6 +208,8 @@ class Supervisor:
         settings = self._settings
         self._watch = ProgressWatch(topology.nproc_per_host, settings.progress_s, settings.first_step_s, now)
         self._ranks.start(overrides)
+        # Read by now: the ranks need longer to start than this takes, and nothing of theirs waits for it.
+        self._memory = read_memory()
 
     def _check_rendezvous_port(self, address: str) -> None:
         """Find a taken port before the ranks do, each in its own words."""
@@ -281,7 +286,8 @@ class Supervisor:
         if asked:
             self._state.stop_felt_at = self._state.stop_felt_at or time.monotonic()
         if status == 0:
-            log.debug(f"rank {number} ended")
+            left = len(self._ranks.running)
+            log.debug(f"rank {number} ended with exit code 0; {left} of this host's ranks are still at work")
             return
         record = None if rank.plan.adapter else read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
         if self._state.kill_deadline and record is None:
@@ -293,6 +299,8 @@ class Supervisor:
             record,
             rank.stderr_tail,
             time.time(),
+            out=rank.stdout_tail,
+            facts=self._facts_before(),
             told=self._told_by_the_script(),
             ended_by_us=bool(self._state.kill_deadline or asked),
         )
@@ -326,6 +334,13 @@ class Supervisor:
         if any(rank.plan.adapter for rank in running):
             return list(range(self._plan.topology.nproc_per_host))
         return [rank.plan.local_rank for rank in running]
+
+    def _facts_before(self) -> Facts:
+        from runtime.explain import Facts
+
+        paths = self._job.paths
+        places = (paths.model, paths.output_data, self._job.checkpoint_path or "", self._plan.environ.get("TMPDIR", "/tmp"))
+        return Facts(self._memory, tuple(place for place in places if place))
 
     def _told_by_the_script(self) -> str:
         """Read the failure file: ours is written later, and an earlier run's was removed at the start."""
@@ -425,7 +440,7 @@ class Supervisor:
         limit = self._settings.output_silence_s
         if limit and silent > limit:
             ranks = self._local_ranks(self._ranks.running)
-            self._ask_where(Stall(tuple(ranks), 0, silent, limit, 0.0))
+            self._ask_where(Stall(tuple(ranks), 0, silent, limit, by_output=True))
         elif silent > self._settings.progress_s and now - self._warned_at > self._settings.progress_s:
             self._warned_at = now
             log.warning(
@@ -550,6 +565,8 @@ def _ranks_of(topology: Topology, host: str) -> str:
 def _standstill(stall: Stall, step: int, place: str) -> str:
     where = f", and stands at {place}" if place else ""
     limit = f"{stall.limit_s:g} s"
+    if stall.by_output:
+        return f"no line of output for {stall.seconds:.0f} s{where} (limit {limit}: slipway_output_silence_s)"
     if step:
         limit += f", the longer of slipway_progress_s and {PATIENCE} median steps of {stall.median_step_s:.3g} s"
     return f"no progress for {stall.seconds:.0f} s after step {step}{where} (limit {limit}; the log holds all stacks)"

@@ -395,6 +395,74 @@ def holders(path: str) -> list[int]:
     return found
 
 
+# --- standing still ---------------------------------------------------------------------------------------------
+
+REPORTS = """
+import struct
+from runtime import stacks
+stacks.answer(os.environ["SLIPWAY_STACKS_DIR"])
+def report(step):
+    with open(pathlib.Path(os.environ["SLIPWAY_STATE_DIR"], "progress"), "r+b") as slots:
+        slots.seek(16 * int(os.environ["LOCAL_RANK"]))
+        slots.write(struct.pack("<qd", step, time.time()))
+def stand_still():
+    linger()
+"""
+
+
+def test_a_rank_that_makes_no_progress_ends_the_job_and_is_named_with_its_place(cluster: Make) -> None:
+    script = REPORTS + "for step in range(8 if RANK == 2 else 9): report(step); time.sleep(0.01)\nstand_still()"
+    job = cluster(script, hosts=2, procs=2, progress_s=2)
+    job.start()
+    assert (job[1].wait(), job[2].wait()) == (2, 2)
+    assert job[1].failure == job[2].failure
+    assert job[1].failure.startswith("algo-2 rank 2: no progress for ")
+    assert "after step 7" in job[1].failure
+    assert "slipway_progress_s" in job[1].failure
+    line = 'File "{}", line'.format(Path(job[2].tree.paths.code) / "train.py")
+    assert line in job[2].text, "the log holds the stacks"
+    assert "in stand_still" in job[1].text, "of every host"
+
+
+def test_the_place_where_a_rank_stands_is_told(cluster: Make) -> None:
+    job = cluster(REPORTS + "report(0)\nreport(1)\nstand_still()", progress_s=1)
+    job.start()
+    assert job[1].wait() == 2
+    assert "and stands at" in job[1].failure
+    assert "train.py" in job[1].failure
+    assert "in linger" in job[1].failure
+
+
+def test_a_first_step_may_take_longer(cluster: Make) -> None:
+    job = cluster(REPORTS + "report(0)\ntime.sleep(4)\nreport(1)", progress_s=1, first_step_s=600)
+    job.start()
+    assert job[1].wait() == 0
+    stuck = cluster(REPORTS + "report(0)\nstand_still()", first_step_s=1)
+    stuck.start()
+    assert stuck[1].wait() == 2
+    assert "no progress for" in stuck[1].failure
+    assert "after step 0" in stuck[1].failure
+    assert "(limit 1 s;" in stuck[1].failure
+
+
+def test_a_silent_script_is_only_warned_of(cluster: Make) -> None:
+    job = cluster("print('hello')\ntime.sleep(6)", progress_s=1)
+    job.start()
+    assert job[1].wait() == 0
+    assert "no rank of this host has printed a line for" in job[1].text
+    assert "slipway_output_silence_s" in job[1].text
+    assert "most recent call first" in job[1].text, "with its stacks"
+    assert "train.py" in job[1].text
+
+
+def test_a_silent_script_is_ended_when_the_user_sets_a_limit(cluster: Make) -> None:
+    job = cluster("def mute():\n    linger()\nmute()", output_silence_s=2)
+    job.start()
+    assert job[1].wait() == 2
+    assert "no line of output for" in job[1].failure
+    assert "slipway_output_silence_s" in job[1].failure
+
+
 # --- several hosts ----------------------------------------------------------------------------------------------
 
 
