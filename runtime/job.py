@@ -94,8 +94,14 @@ class Job:
     """Empty when the platform names none."""
     network_interface: str = ""
     """As the platform names it; nobody has checked that it exists."""
+    capacity_units: Mapping[str, str] = field(default_factory=dict)
+    """Host to UltraServer, within which hosts share NVLink; empty on every other instance type."""
     checkpoint_path: str | None = None
     """None: the job has no CheckpointConfig, so nothing outlives the container."""
+    resource_config: JsonObject = field(default_factory=dict)
+    """resourceconfig.json as it is, for ``SM_RESOURCE_CONFIG``; empty when there is none."""
+    input_data_config: JsonObject = field(default_factory=dict)
+    """inputdataconfig.json as it is, for ``SM_INPUT_DATA_CONFIG``; empty when there is none."""
     under_contract: bool = False
     """False for ``python train.py`` on a laptop: no contract tree was there."""
 
@@ -157,17 +163,21 @@ def read_job(paths: Paths, environ: Environ) -> Job:
     groups = _read_groups(resources, f"{paths.config}/resourceconfig.json")
     hosts, current = _read_hosts(resources, groups, f"{paths.config}/resourceconfig.json")
     checkpoint = _read_object(f"{paths.config}/checkpointconfig.json", missing={})
+    inputs = _read_object(f"{paths.config}/inputdataconfig.json", missing={})
     return Job(
         paths=paths,
         name=environ.get("TRAINING_JOB_NAME") or hyperparameters.get("sagemaker_job_name", "").strip('"') or "local",
         arn=environ.get("TRAINING_JOB_ARN", ""),
         hyperparameters=hyperparameters,
-        channels=_read_channels(paths),
+        channels=_read_channels(inputs, paths),
         current_host=current,
         hosts=hosts,
         groups=groups,
         network_interface=str(resources.get("network_interface_name") or ""),
+        capacity_units=_capacity_units(resources),
         checkpoint_path=_checkpoint_path(checkpoint, paths),
+        resource_config=resources,
+        input_data_config=inputs,
         under_contract=True,
     )
 
@@ -251,10 +261,22 @@ def _read_hosts(resources: JsonObject, groups: tuple[InstanceGroup, ...], path: 
     return hosts, current
 
 
-def _read_channels(paths: Paths) -> dict[str, Channel]:
+def _capacity_units(resources: JsonObject) -> dict[str, str]:
+    """Read ``topology``; it only orders the ranks, so that a form we do not know is no reason to stop a job."""
+    entries = resources.get("topology")
+    units: dict[str, str] = {}
+    for entry in cast("list[object]", entries) if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            host, unit = (cast("JsonObject", entry).get(key) for key in ("hostName", "capacityUnitId"))
+            if isinstance(host, str) and isinstance(unit, str) and unit:
+                units[host] = unit
+    return units
+
+
+def _read_channels(inputs: JsonObject, paths: Paths) -> dict[str, Channel]:
     path = f"{paths.config}/inputdataconfig.json"
     channels: dict[str, Channel] = {}
-    for name, raw in sorted(_read_object(path, missing={}).items()):
+    for name, raw in sorted(inputs.items()):
         if not isinstance(raw, dict):
             raise UserError(f"{path}: channel {name!r} is {raw!r}", allowed="each channel is an object")
         value = cast("JsonObject", raw)

@@ -6,6 +6,7 @@ environment, image default, default. They never reach the user's script.
 
 from __future__ import annotations
 
+from runtime.dialects import DIALECTS
 from runtime.env import VARIABLES, flag
 from runtime.errors import UserError, did_you_mean
 from runtime.frozen import asdict, cast, field, frozen, names_of
@@ -30,10 +31,12 @@ class Settings:
     entrypoint: str = ""
     procs_per_host: str = "auto"
     launcher: str = "own"
+    group_programs: str = ""
     strategy: str = "auto"
-    argv_dialect: str = "toolkit"
+    argv_dialect: str = "lossless"
     master_port: int = 7777
     peer_port: int = 7778
+    remote_port: int = 7779
     host_wait_s: float = 900.0
     silence_s: float = 10.0
     end_wait_s: float = 600.0
@@ -42,6 +45,9 @@ class Settings:
     progress_s: float = 600.0
     first_step_s: float = 1800.0
     output_silence_s: float = 0.0
+    install: bool = True
+    install_s: float = 840.0
+    constraints: str = "image"
     log_level: str = "info"
     log_json: bool = False
     log_prefix: str = "auto"
@@ -71,7 +77,7 @@ class Settings:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(self._told(name), allowed=f"it is at least {least}")
-        for name in ("master_port", "peer_port"):
+        for name in ("master_port", "peer_port", "remote_port"):
             if not 0 < getattr(self, name) < 65536:
                 raise UserError(self._told(name), allowed="a TCP port is in 1..65535")
 
@@ -92,11 +98,14 @@ NAMES = tuple(name for name in names_of(Settings) if name != "origins")
 MEANINGS = {
     "entrypoint": "one of our workloads by name, such as image_classification",
     "procs_per_host": "ranks per host: a number, or auto = accelerators, else 1",
-    "launcher": "who starts the ranks",
+    "launcher": "who starts the ranks; unless it is set, the SDK's distribution=... chooses",
+    "group_programs": "programs of instance groups that stand outside of the world: a JSON object of group to script, "
+    'such as {"feeders": "feed.py"}',
     "strategy": "how run.wrap distributes the model; auto = ddp when world size > 1",
-    "argv_dialect": "how hyperparameters become the script's arguments",
+    "argv_dialect": "how hyperparameters become the script's arguments; lossless = toolkit, but strings stay",
     "master_port": "TCP port of the ranks' rendezvous on the coordinator (SageMaker's own number)",
     "peer_port": "TCP port on which the launchers of all hosts talk to each other",
+    "remote_port": "TCP port on which a host waits for mpirun's daemon to be asked for; launch styles of MPI only",
     "host_wait_s": "seconds to wait for every host; instances of one job may come up minutes apart "
     "(the toolkit's limit)",
     "silence_s": "seconds without a sign from a host after which it counts as lost; a switch that reboots, or a live "
@@ -110,6 +119,9 @@ MEANINGS = {
     "first_step_s": "the same before the first step, which compiles, fills caches and loads the first data",
     "output_silence_s": "seconds without a line from any rank after which a script that does not use Run is ended; "
     "0 = it is only warned of, every progress_s, since nobody can tell a silent script from a stuck one",
+    "install": "install the code's requirements.txt or package before the ranks start",
+    "install_s": "seconds in which that must be done; below host_wait_s, so that others hear of the cause",
+    "constraints": "image = no requirement replaces a package of the image; off = any may",
     "log_level": "what we print",
     "log_json": "our log lines as JSON objects",
     "log_prefix": "[host rank] before each line of a rank; auto = when the world has more than one",
@@ -126,9 +138,10 @@ MEANINGS = {
 """What each setting is for: the documentation that ``slipway plan --settings`` prints."""
 
 CHOICES = {
-    "launcher": ("own",),
+    "launcher": ("own", "torchrun", "mpi", "deepspeed", "smddp", "smp"),
     "strategy": ("auto", "ddp"),
-    "argv_dialect": ("toolkit", "v3", "json", "none"),
+    "argv_dialect": DIALECTS,
+    "constraints": ("image", "off"),
     "log_level": ("debug", "info", "warning", "error"),
     "log_prefix": ("auto", "on", "off"),
     "progress_bars": ("auto", "fold", "raw"),
@@ -142,6 +155,7 @@ LEAST = {
     "rendezvous_s": 1,
     "progress_s": 1,
     "first_step_s": 1,
+    "install_s": 1,
     "profile_interval_ms": 1,
     "keep_checkpoints": 1,
     "end_wait_s": 0,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from runtime.errors import UserError
 from runtime.frozen import frozen
-from runtime.hyperparameters import unquote
-from runtime.jsontext import loads_or
+from runtime.groups import world_groups
+from runtime.job import natural_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from runtime.job import Job
 
@@ -19,12 +18,14 @@ class Topology:
     """The world of ranks, seen from one host."""
 
     hosts: tuple[str, ...]
-    """Hosts of the world in natural order; the first one is the coordinator."""
+    """Hosts of the world in rank order; the first one is the coordinator. Of a host outside of it: that host alone."""
     current_host: str
     nproc_per_host: int
     """Ranks on every host; at least 1."""
     all_hosts: tuple[str, ...]
     """Hosts of all groups in natural order: all of them begin and end together."""
+    in_world: bool = True
+    """False on a host outside of the distribution groups, which runs its program alone."""
 
     @property
     def host_rank(self) -> int:
@@ -59,27 +60,39 @@ class Topology:
         return range(first, first + self.nproc_per_host)
 
 
-def arrange(job: Job, nproc_per_host: int) -> Topology:
-    """Place ranks on hosts.
+def world_hosts(job: Job, programs: Mapping[str, str]) -> tuple[str, ...]:
+    """List the hosts of the world in rank order, the same on every host of it.
 
-    In a heterogeneous cluster only the distribution groups (``sagemaker_distribution_instance_groups``) form the
-    world; a host outside them runs the program alone. Source: sagemaker-training 5.1.4, environment.py 680-697.
+    The order is natural (algo-2 before algo-10); where the platform names capacity units (UltraServers), the hosts of
+    one unit follow each other, since only they share NVLink.
+
+    Args:
+        job: its hosts and groups.
+        programs: of groups that have one of their own, see `runtime.groups.group_programs`.
 
     Raises:
-        UserError: a distribution group that the job does not have.
+        UserError: as `runtime.groups.world_groups`.
     """
-    groups = _distribution_groups(job)
-    names = {group.name for group in job.groups}
-    for name in groups:
-        if name not in names:
-            raise UserError(
-                f"sagemaker_distribution_instance_groups names {name!r}, which is no instance group of the job",
-                allowed=f"groups: {', '.join(sorted(names)) or 'none'}",
-            )
-    hosts = tuple(host.name for host in job.hosts if not groups or host.group in groups)
-    if job.current_host not in hosts:
-        hosts = (job.current_host,)
-    return Topology(hosts, job.current_host, nproc_per_host, tuple(host.name for host in job.hosts))
+    groups = world_groups(job, programs)
+    names = [host.name for host in job.hosts if not groups or host.group in groups]
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        first.setdefault(job.capacity_units.get(name, name), place)
+    return tuple(sorted(names, key=lambda name: (first[job.capacity_units.get(name, name)], natural_key(name))))
+
+
+def arrange(job: Job, nproc_per_host: int, programs: Mapping[str, str] | None = None) -> Topology:
+    """Place ranks on hosts.
+
+    In a heterogeneous cluster only the distribution groups form the world; a host outside them runs its program alone.
+
+    Raises:
+        UserError: as `world_hosts`.
+    """
+    hosts = world_hosts(job, programs or {})
+    inside = job.current_host in hosts
+    everybody = tuple(host.name for host in job.hosts)
+    return Topology(hosts if inside else (job.current_host,), job.current_host, nproc_per_host, everybody, inside)
 
 
 def parse_addresses(text: str) -> dict[str, str]:
@@ -90,11 +103,3 @@ def parse_addresses(text: str) -> dict[str, str]:
     """
     pairs = (part.partition("=") for part in text.split(",") if part.strip())
     return {name.strip(): address.strip() for name, _, address in pairs}
-
-
-def _distribution_groups(job: Job) -> Sequence[str]:
-    text = unquote(job.hyperparameters.get("sagemaker_distribution_instance_groups", ""))
-    if not text:
-        return ()
-    value = loads_or(text, [text])
-    return [str(name) for name in value] if isinstance(value, list) else [str(value)]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

@@ -1,0 +1,153 @@
+"""Stands beside one rank that somebody else's launcher started: torchrun's agent or mpirun.
+
+Those launchers mix the output of all ranks, know exit codes only, and lose the exception. So each of their processes is
+this one, and the rank its child: output line by line with ``[host rank]``, signals passed on to the rank alone, the
+error record that `runtime.supervisor` reads, the rank's own exit code, and no rank left behind. Our own way to start
+ranks needs none of it.
+
+    python -m runtime.keeper [--prefix] COMMAND...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from runtime import env
+from runtime.loop import Loop
+from runtime.outcome import cause_of_exit, read_rank_error, write_rank_error
+from runtime.relay import Relay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+OPEN_MPI = {"RANK": "OMPI_COMM_WORLD_RANK", "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK"}
+PR_SET_PDEATHSIG = 1
+
+
+def rank_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """Complete a rank's environment: mpirun numbers its processes in words of its own.
+
+    >>> rank_environ({"OMPI_COMM_WORLD_RANK": "3", "SLIPWAY_STATE_DIR": "/s"})["TORCHELASTIC_ERROR_FILE"]
+    '/s/error-rank-3.json'
+    """
+    values = dict(environ)
+    for name, theirs in OPEN_MPI.items():
+        if theirs in environ:
+            values[name] = environ[theirs]
+    rank = values.get("RANK", "0")
+    values["ROLE_RANK"] = rank
+    # torchrun would have the record in a directory of its own, which it removes.
+    values["TORCHELASTIC_ERROR_FILE"] = f"{environ.get('SLIPWAY_STATE_DIR', '.')}/error-rank-{rank}.json"
+    return values
+
+
+class Keeper:
+    """One rank and its pipes."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], *, prefix: bool) -> None:
+        """Start the rank.
+
+        Args:
+            command: its argument list.
+            environ: complete, see `rank_environ`.
+            prefix: put ``[host rank]`` before each line.
+        """
+        self._host = environ.get("SLIPWAY_HOST", "-")
+        self._rank = int(environ.get("RANK", "0"))
+        self._record = environ["TORCHELASTIC_ERROR_FILE"]
+        self._told = ""
+        """The first signal that was passed on."""
+        for number in PASSED_ON:
+            signal.signal(number, self._pass_on)
+        self._process = subprocess.Popen(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # so that a signal to our group reaches the rank once, and its children never
+            preexec_fn=_die_with_parent,
+        )
+        text = f"[{self._host} r{self._rank}] ".encode() if prefix else b""
+        self._loop = Loop()
+        self._relays = [self._relay(1, text), self._relay(2, text)]
+        self._ended = os.pidfd_open(self._process.pid)
+        self._loop.on_read(self._ended, lambda: None)
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        self._told = self._told or signal.Signals(number).name
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def _relay(self, sink: int, prefix: bytes) -> Relay:
+        pipe = self._process.stdout if sink == 1 else self._process.stderr
+        assert pipe is not None  # noqa: S101 - asked for above
+        relay = Relay(os.dup(pipe.fileno()), sink, prefix)
+        pipe.close()
+        self._loop.on_read(relay.source, self._pump(relay))
+        return relay
+
+    def _pump(self, relay: Relay) -> Callable[[], None]:
+        def pump() -> None:
+            relay.pump()
+            if relay.ended:
+                self._loop.forget(relay.source)
+
+        return pump
+
+    def watch(self) -> int:
+        """See the rank to its end.
+
+        Returns:
+            Its exit code, or 128+n for death by signal n.
+        """
+        while self._process.poll() is None:
+            self._loop.turn(3600.0)  # pipes and the end of the process wake us; there is nothing to poll for
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        for relay in self._relays:
+            relay.drain()
+            relay.close()
+        status = self._process.returncode
+        if status != 0:
+            self._write_record(status)
+        return 128 - status if status < 0 else status
+
+    def _write_record(self, status: int) -> None:
+        """Write why the rank ended, unless it went the way it was told to, or wrote that itself."""
+        if self._told and status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            return
+        known = read_rank_error(self._record)
+        cause = cause_of_exit(
+            self._host, self._rank, status, known, self._relays[1].tail, time.time(), ended_by_us=bool(self._told)
+        )
+        write_rank_error(self._record, cause)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry: run one rank.
+
+    Returns:
+        The rank's exit code, or 128+n.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    prefix = words[:1] == ["--prefix"]
+    environ = rank_environ(env.process_environ())
+    return Keeper(words[1:] if prefix else words, environ, prefix=prefix).watch()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
