@@ -108,6 +108,8 @@ class Peers:
         addresses: Mapping[str, str],
         port: int,
         key: bytes,
+        *,
+        listens: bool = True,
     ) -> None:
         """Listen, and start to dial.
 
@@ -118,6 +120,7 @@ class Peers:
             addresses: host to address; others are asked from the name service, again and again.
             port: the same on every host.
             key: of the job, see `job_key`.
+            listens: False dials every host instead, for a host whose own port may be the trouble.
 
         Raises:
             PlatformError: the port is taken.
@@ -137,9 +140,10 @@ class Peers:
         around = {self._hosts[index - 1], self._hosts[(index + 1) % len(self._hosts)]} - {me}
         self._neighbours = [host for host in self._expected if host in around]
         self._addresses = dict(addresses)
-        self._dialing: dict[str, float] = {host: 0.0 for host in self._hosts[:index]}
+        self._dialing: dict[str, float] = {host: 0.0 for host in (self._hosts[:index] if listens else self._expected)}
         self._knocking: dict[str, socket.socket] = {}
-        self._listener = self._listen(addresses.get(me, ""))
+        self._listener = self._listen(addresses.get(me, "")) if listens else None
+        self._closed = False
         self._beat = 0.0
         self.clock_offset_s = 0.0
         """Added to this host's clock it gives the coordinator's, so that times of all hosts can be compared."""
@@ -216,6 +220,7 @@ class Peers:
 
     def close(self) -> None:
         """Say goodbye, so that nobody takes our end for a loss."""
+        self._closed = True
         self.send(bye=True)
         for link in list(self._open):
             self._forget(link)
@@ -296,7 +301,7 @@ class Peers:
                 self._addresses[host] = cast("str", found[0][4][0])
             except OSError:
                 time.sleep(RETRY_S)
-                if self._listener is not None:
+                if not self._closed:
                     waiting.append(host)
 
     def _dial(self, host: str) -> None:
@@ -405,6 +410,7 @@ class Peers:
             return
         link.proven = True
         self._links[link.host] = link
+        self._dialing.pop(link.host, None)
         log.debug(f"{link.host} is there")
         for line in self._kept:
             self._write(link, line)

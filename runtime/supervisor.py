@@ -48,6 +48,8 @@ ANNOUNCE_S = 5.0
 """How long a host that cannot even start tries to tell the others."""
 ANSWER_S = 1.0
 """How long ranks, and other hosts, have to say where they stand."""
+REMARK_S = 10.0
+"""How long some ranks may go on after others have ended, before it is remarked upon; evaluation by rank 0 is usual."""
 WATCH_S = 1.0
 """Between two looks at the progress of the ranks."""
 
@@ -93,11 +95,9 @@ def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapp
     from runtime.peers import Peers, job_key
 
     loop = Loop()
-    try:
-        hosts = [host.name for host in job.hosts]
-        peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, job_key(job))
-    except PlatformError:
-        return
+    hosts = [host.name for host in job.hosts]
+    # What has failed may be the very port on which we would listen.
+    peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, job_key(job), listens=False)
     peers.send(failed=asdict(cause.short()))
     deadline = time.monotonic() + ANNOUNCE_S
     while peers.missing and time.monotonic() < deadline:
@@ -133,6 +133,8 @@ class Supervisor:
         self._watch: ProgressWatch | None = None
         self._watch_due = 0.0
         self._warned_at = 0.0
+        self._left_at = 0.0
+        """When the first rank anywhere had ended well; 0 before, and never again once that was remarked upon."""
         self._inquiry: _Inquiry | None = None
 
     def run(self, addresses: Mapping[str, str]) -> Outcome:
@@ -142,21 +144,21 @@ class Supervisor:
             addresses: host to address, where that is known without a name service.
 
         Raises:
-            PlatformError: a host did not come, a port is taken, or a rank cannot be started.
+            PlatformError: the port of the side channel is taken, so that no other host knows of it.
         """
         self._forget_earlier_run()
         try:
             if len(self._plan.topology.all_hosts) > 1:
-                self._meet(addresses)
-            if not self._ends_early():
-                self._start()
-                while not self._finished():
-                    self._turn(0.25)
+                self._connect(addresses)
+            try:
+                self._meet()
+                if not self._ends_early():
+                    self._start()
+            except PlatformError as error:
+                self._on_cause(cause_from_error(error, self._host), tell=True)
+            while not self._finished():
+                self._turn(0.25)
             return self._conclude()
-        except PlatformError as error:
-            # Our goodbye alone would look like a cause to those who are still there.
-            self._tell(failed=asdict(cause_from_error(error, self._host)))
-            raise
         finally:
             self._ranks.end_leftovers()
             if self._peers is not None:
@@ -173,13 +175,17 @@ class Supervisor:
         with open(f"{self._state_dir}/{FILE}", "wb") as stream:
             stream.write(bytes(PROGRESS.size * self._plan.topology.nproc_per_host))
 
-    def _meet(self, addresses: Mapping[str, str]) -> None:
+    def _connect(self, addresses: Mapping[str, str]) -> None:
         # One host needs no socket, and starts the 10 ms sooner that the import takes.
         from runtime.peers import Peers, job_key
 
-        topology, settings = self._plan.topology, self._settings
-        key = job_key(self._job)
-        peers = self._peers = Peers(self._loop, self._host, topology.all_hosts, addresses, settings.peer_port, key)
+        hosts, port = self._plan.topology.all_hosts, self._settings.peer_port
+        self._peers = Peers(self._loop, self._host, hosts, addresses, port, job_key(self._job))
+
+    def _meet(self) -> None:
+        peers, settings = self._peers, self._settings
+        if peers is None:
+            return
         began = time.monotonic()
         while peers.missing and not self._ends_early():
             if time.monotonic() > began + settings.host_wait_s:
@@ -192,7 +198,7 @@ class Supervisor:
                 )
             self._turn(0.05)
         if not peers.missing:
-            log.info(f"all {len(topology.all_hosts)} hosts are there after {time.monotonic() - began:.1f} s")
+            log.info(f"all {len(peers.others) + 1} hosts are there after {time.monotonic() - began:.1f} s")
 
     def _start(self) -> None:
         topology = self._plan.topology
@@ -266,6 +272,7 @@ class Supervisor:
             self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
         elif "done" in event.body:
             self._state.done_hosts.add(event.host)
+            self._left_at = self._left_at or time.monotonic()
         elif "ended" in event.body:
             self._state.ended_hosts.add(event.host)
         elif "stand" in event.body:
@@ -286,8 +293,8 @@ class Supervisor:
         if asked:
             self._state.stop_felt_at = self._state.stop_felt_at or time.monotonic()
         if status == 0:
-            left = len(self._ranks.running)
-            log.debug(f"rank {number} ended with exit code 0; {left} of this host's ranks are still at work")
+            log.debug(f"rank {number} ended with exit code 0")
+            self._left_at = self._left_at or time.monotonic()
             return
         record = None if rank.plan.adapter else read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
         if self._state.kill_deadline and record is None:
@@ -339,7 +346,12 @@ class Supervisor:
         from runtime.explain import Facts
 
         paths = self._job.paths
-        places = (paths.model, paths.output_data, self._job.checkpoint_path or "", self._plan.environ.get("TMPDIR", "/tmp"))
+        places = (
+            paths.model,
+            paths.output_data,
+            self._job.checkpoint_path or "",
+            self._plan.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - only its room is looked at
+        )
         return Facts(self._memory, tuple(place for place in places if place))
 
     def _told_by_the_script(self) -> str:
@@ -425,6 +437,14 @@ class Supervisor:
     def _look_at_progress(self, watch: ProgressWatch, now: float) -> None:
         watch.observe(self._slots(), now)
         running = self._ranks.running
+        if self._left_at and running and now > self._left_at + REMARK_S:
+            self._left_at = float("inf")
+            gone = [f"rank {rank.plan.rank}" for rank in self._ranks if rank.status == 0]
+            gone += [f"all ranks of {host}" for host in sorted(self._state.done_hosts)]
+            log.warning(
+                f"{', '.join(gone)} ended with exit code 0, {len(running)} ranks of this host are still at work: a "
+                "collective that needs them all would wait for ever"
+            )
         if self._inquiry is not None or self._state.failed_at or self._state.stop_reason or not running:
             return
         stall = watch.stall(self._local_ranks(running), now)

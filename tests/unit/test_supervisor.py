@@ -364,11 +364,9 @@ pathlib.Path(os.environ["SLIPWAY_STATE_DIR"], f"end-rank-{RANK}.json").write_tex
 
 def test_a_program_that_cannot_be_started_is_our_error(cluster: Make) -> None:
     job = cluster("pass")
-    job.start(**{f"BIG_{n}": "x" * 120_000 for n in range(1)}, BIGGER="y" * 1000)
-    assert job[1].wait() == 0
-    job = cluster("pass")
     hyperparameters = json.loads((Path(job[1].tree.paths.config) / "hyperparameters.json").read_text())
-    job[1].tree.hyperparameters(**hyperparameters, big="x" * 200_000)
+    big = {f"part_{n}": "x" * 100_000 for n in range(40)}
+    job[1].tree.hyperparameters(**hyperparameters, **big)
     job.start()
     assert job[1].wait() == 2
     assert "Rank 0 cannot be started" in job[1].failure
@@ -393,6 +391,22 @@ def holders(path: str) -> list[int]:
         if path in names:
             found.append(int(pid))
     return found
+
+
+def test_who_goes_on_after_others_have_ended_is_remarked_upon(cluster: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = cluster("if RANK == 1: sys.exit(0)\nmark('waits')\nlinger()", procs=2)
+    wrapper = job[1].tree.base.parent / "soon.py"
+    wrapper.write_text(
+        "import runpy, runtime.supervisor\nruntime.supervisor.REMARK_S = 0.5\nruntime.supervisor.WATCH_S = 0.1\n"
+        "from runtime.launcher import main\nimport sys\nsys.exit(main())\n"
+    )
+    job.start(launcher=[str(wrapper)])
+    assert job[1].process is not None
+    assert job[1].process.stdout is not None
+    said = next(line for line in job[1].process.stdout if "would wait for ever" in line)
+    assert "rank 1 ended with exit code 0, 1 ranks of this host are still at work" in said
+    job[1].signal(signal.SIGTERM)
+    job[1].wait()
 
 
 # --- standing still ---------------------------------------------------------------------------------------------
@@ -592,7 +606,9 @@ def test_a_taken_port_is_named(cluster: Make) -> None:
     with socket.socket() as other:
         other.bind((address, int(job.environ["SLIPWAY_PEER_PORT"])))
         other.listen()
-        job.start(1)
+        job.start()
         assert job[1].wait() == 2
+        assert job[2].wait() == 2
     assert "cannot be used" in job[1].failure
     assert "slipway_peer_port" in job[1].failure
+    assert job[2].failure == job[1].failure, "who cannot listen can still tell"
