@@ -6,18 +6,20 @@ import os
 import sys
 import time
 
-from runtime import env, log
-from runtime.errors import ExitCode, SlipwayError
+from runtime import env, log, redact
+from runtime.errors import ExitCode, SlipwayError, Stopped
 from runtime.hardware import probe
 from runtime.job import read_job
 from runtime.outcome import Outcome, cause_from_error, write_outcome
 from runtime.paths import Paths
 from runtime.plan import make_plan
 from runtime.preflight import check
-from runtime.program import find_program, install
+from runtime.program import find_program
+from runtime.provision import provision
 from runtime.settings import resolve
 from runtime.signals import Signals
 from runtime.supervisor import Supervisor, announce_failure
+from runtime.toolkit import write_unfit
 from runtime.topology import parse_addresses
 
 TYPE_CHECKING = False
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from runtime.job import Job
     from runtime.plan import LaunchPlan
+    from runtime.program import Program
     from runtime.settings import Settings
 
 _log = log.Log("launch")
@@ -39,13 +42,13 @@ def prepare(paths: Paths, environ: env.Environ) -> tuple[Job, Settings, LaunchPl
     """
     job = read_job(paths, environ)
     settings = resolve(job.hyperparameters, environ)
-    return job, settings, _plan(job, settings, environ)
+    return job, settings, _plan(job, settings, environ, find_program(job, settings, environ))
 
 
-def _plan(job: Job, settings: Settings, environ: env.Environ) -> LaunchPlan:
-    program = find_program(job, settings, environ)
+def _plan(job: Job, settings: Settings, environ: env.Environ, program: Program) -> LaunchPlan:
     addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
-    return make_plan(job, probe(environ), settings, program, environ, addresses)
+    hardware = probe(environ, network=len(job.hosts) > 1)
+    return make_plan(job, hardware, settings, program, environ, addresses)
 
 
 def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
@@ -58,20 +61,27 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
     addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
     try:
         # Before anything can fail: an earlier run's failure file would be taken for the script's own, and kept.
-        for stale in (paths.success, paths.failure, paths.stopped):
+        for stale in (paths.success, paths.failure, paths.stopped, f"{paths.state}/failure.json"):
             if os.path.exists(stale):
                 os.unlink(stale)
+        redact.learn(environ)
         job = read_job(paths, environ)
+        redact.learn(job.hyperparameters)
         log.configure(host=job.current_host)
         settings = resolve(job.hyperparameters, environ)
         log.configure(host=job.current_host, level=settings.log_level, as_json=settings.log_json)
         program = find_program(job, settings, environ)
         check(job)
-        install(program, paths.code)
-        plan = _plan(job, settings, environ)
+        program = provision(program, job, settings, environ, signals.pause)
+        plan = _plan(job, settings, environ, program)
+        write_unfit(job, plan.unfit)
         for choice in plan.choices:
             _log.info(f"{choice.name}={choice.value} because {choice.reason}")
+        for warning in plan.warnings:
+            _log.warning(warning)
         return Supervisor(plan, settings, job, signals).run(addresses)
+    except Stopped as stopped:
+        return Outcome("stopped", step=stopped.step, reason=stopped.reason)
     except SlipwayError as error:
         cause = cause_from_error(error, job.current_host if job else "-")
     except Exception as error:
@@ -97,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = Paths.from_environ(environ)
     outcome = train(paths, environ, signals)
     write_outcome(outcome, paths)
+    if outcome.cause is not None:
+        from runtime.postmortem import write_record
+
+        write_record(outcome, paths, environ)
     seconds = f"{time.monotonic() - began:.1f} s"
     if outcome.cause is not None:
         for other in outcome.consequences:

@@ -69,7 +69,7 @@ def make_plan(
         Choice("launcher", style, style_why),
         Choice("procs_per_host", str(nproc), why),
         Choice("world_size", str(topology.world_size), _world(job, topology)),
-        Choice("program", program.name, program.origin),
+        Choice("program", program.path or program.name, program.origin),
         *(Choice(*note) for note in script.notes),
     ]
     values = dict(environ)

@@ -1,49 +1,67 @@
-"""Which program a job runs, and where its code lies. Finding is pure; `install` is the one effect."""
+"""Which program a job runs, and where its code lies. Looks at the disk and changes nothing."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+from runtime.drivers import CODE_CHANNEL, read_drivers
 from runtime.errors import UserError, did_you_mean
-from runtime.frozen import frozen
+from runtime.frozen import frozen, replace
 from runtime.hyperparameters import unquote
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from runtime.drivers import Drivers
     from runtime.env import Environ
     from runtime.job import Job
     from runtime.settings import Settings
 
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
+SCRIPT, COMMAND, MODULE, FUNCTION = "script", "command", "module", "function"
+NAME_LETTERS = "._+-/"
+"""What a program's name may hold beside letters and digits. Source: sagemaker-training 5.1.4, process.py."""
+CALL = (
+    "import importlib, operator, sys; del sys.argv[0]; module, _, name = sys.argv[0].partition(':'); "
+    "operator.attrgetter(name)(importlib.import_module(module))()"
+)
+"""Constant line of Python that calls ``module:function``; what the function returns is no exit code."""
 
 
 @frozen
 class Program:
     """What every rank executes."""
 
-    path: str
-    """The script."""
+    name: str
+    """As the job names it, relative to `cwd`: ``train.py``, ``bin/run.sh``, a module, or ``module:function``."""
     cwd: str
     """Working directory of the ranks."""
     origin: str
     """Which setting named it, for the log."""
+    kind: str = SCRIPT
+    """``script`` (Python), ``command`` (anything executable), ``module`` (of a package) or ``function``."""
     submit_directory: str | None = None
-    """Directory, archive or file to install into the code directory first; None: the code is there already."""
+    """Directory, archive, file or S3 address to bring into the code directory; None: the code is there already."""
+    drivers: Drivers | None = None
+    """What SDK v3 asked for; None: the job was not made by it."""
 
     @property
-    def name(self) -> str:
-        """The script's file name."""
-        return os.path.basename(self.path)
+    def path(self) -> str:
+        """The file that must be there; empty for a module or a function, which the import system finds."""
+        return "" if self.kind in (MODULE, FUNCTION) else os.path.normpath(f"{self.cwd}/{self.name}")
 
     def command(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         """Return the argument list that starts the program; arguments are never part of a shell line."""
-        if self.path.endswith(".py"):
-            return (sys.executable, self.path, *arguments)
-        # Through a constant line of shell: it honours the file's "#!" and also runs a file that has none.
-        return ("/bin/sh", "-c", 'exec "$0" "$@"', self.path, *arguments)
+        if self.kind == COMMAND:
+            # Through a constant line of shell: it honours the file's "#!" and also runs a file that has none.
+            return ("/bin/sh", "-c", 'exec "$0" "$@"', f"./{self.name}", *arguments)
+        if self.kind == MODULE:
+            return (sys.executable, "-m", self.name.removesuffix(".py").replace("/", "."), *arguments)
+        if self.kind == FUNCTION:
+            return (sys.executable, "-c", CALL, self.name, *arguments)
+        return (sys.executable, self.name, *arguments)
 
 
 def workloads(package: str = PACKAGE) -> Mapping[str, str]:
@@ -55,126 +73,115 @@ def workloads(package: str = PACKAGE) -> Mapping[str, str]:
     return {}
 
 
+def kind_of(name: str, directory: str, *, packages: bool = True) -> str:
+    """Tell how a program is started, by its name and what lies beside it; in the toolkit's order.
+
+    Args:
+        name: of the program.
+        directory: the code directory, as it is now.
+        packages: whether a ``setup.py`` makes the code a package, as it does not for SDK v3.
+
+    Source: sagemaker-training 5.1.4, _entry_point_type.py; ``module:function`` is ours.
+    """
+    if name.endswith(".sh"):
+        return COMMAND
+    if ":" in name:
+        return FUNCTION
+    if packages and os.path.isfile(f"{directory}/setup.py"):
+        return MODULE
+    if name.endswith(".py"):
+        return SCRIPT
+    # A package that pyproject.toml builds has no file of the program's name; a command has one.
+    built = packages and os.path.isfile(f"{directory}/pyproject.toml") and not os.path.isfile(f"{directory}/{name}")
+    return MODULE if built else COMMAND
+
+
 def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
     """Decide what to run.
 
     Raises:
-        UserError: no program, two programs, or an unknown workload.
+        UserError: no program, two programs, an unknown workload, or a name that no program can have.
     """
-    named = unquote(job.hyperparameters.get("sagemaker_program", "")) or environ.get("SAGEMAKER_PROGRAM", "")
-    asked_by_image = settings.origin("entrypoint") == "image default"
-    if named and settings.entrypoint and not asked_by_image:
+    drivers = read_drivers(job.paths, environ)
+    named = _named(job, settings, drivers)
+    if len({name for _, name in named}) > 1:
+        told = " and ".join(f"{origin}={name!r}" for origin, name in named)
+        raise UserError(f"The job names two programs: {told}", fix="keep one of them")
+    ours = settings.origin("entrypoint")
+    if not named and environ.get("SAGEMAKER_PROGRAM"):
+        named = [("SAGEMAKER_PROGRAM", environ["SAGEMAKER_PROGRAM"])]
+    if not named and settings.entrypoint:
+        named = [(ours, settings.entrypoint)]
+    if not named and environ.get("SAGEMAKER_TRAINING_MODULE"):
+        named = [("SAGEMAKER_TRAINING_MODULE", environ["SAGEMAKER_TRAINING_MODULE"])]
+    if not named:
         raise UserError(
-            f"The job names two programs: sagemaker_program={named!r} and {settings.origin('entrypoint')}="
-            f"{settings.entrypoint!r}",
-            fix="keep one of them",
+            "The job names no program",
+            allowed="a script by sagemaker_program (SDK: entry_point, entry_script), or one of our workloads by "
+            "slipway_entrypoint",
+            fix=f"set one of them; workloads here: {', '.join(workloads()) or 'none'}",
         )
-    if named:
-        return _user_program(named, job, environ)
-    if settings.entrypoint:
-        ours = workloads()
-        if settings.entrypoint not in ours:
-            raise UserError(
-                f"Unknown workload {settings.entrypoint!r} (from {settings.origin('entrypoint')})",
-                allowed=did_you_mean(settings.entrypoint, ours),
-            )
-        script = ours[settings.entrypoint]
-        return Program(script, os.path.dirname(script), f"{settings.origin('entrypoint')}={settings.entrypoint}")
-    raise UserError(
-        "The job names no program",
-        allowed="a script by sagemaker_program (SDK: entry_point), or one of our workloads by slipway_entrypoint",
-        fix=f"set one of them; workloads here: {', '.join(workloads()) or 'none'}",
-    )
+    origin, name = named[0]
+    if origin == ours and name == settings.entrypoint:
+        return _our_workload(name, origin, drivers)
+    return _user_program(name, origin, job, environ, drivers)
 
 
-def _user_program(name: str, job: Job, environ: Environ) -> Program:
-    if name.startswith("/") or ".." in name.split("/"):
-        raise UserError(
-            f"sagemaker_program is {name!r}", allowed="it is a path inside the code directory, without '..'"
-        )
-    submit = unquote(job.hyperparameters.get("sagemaker_submit_directory", "")) or environ.get(
-        "SAGEMAKER_SUBMIT_DIRECTORY", ""
-    )
+def _named(job: Job, settings: Settings, drivers: Drivers | None) -> list[tuple[str, str]]:
+    """Return what the job itself says; what an image or its environment says gives way to it."""
+    named = [("sagemaker_program", unquote(job.hyperparameters.get("sagemaker_program", "")))]
+    named.append(("SourceCode.entry_script", drivers.entry_script if drivers else ""))
+    if settings.origin("entrypoint") != "image default":
+        named.append((settings.origin("entrypoint"), settings.entrypoint))
+    return [(origin, name) for origin, name in named if name]
+
+
+def _our_workload(name: str, origin: str, drivers: Drivers | None) -> Program:
+    ours = workloads()
+    if name not in ours:
+        raise UserError(f"Unknown workload {name!r} (from {origin})", allowed=did_you_mean(name, ours))
+    directory, script = os.path.split(ours[name])
+    return Program(script, directory, f"{origin}={name}", drivers=drivers)
+
+
+def _user_program(name: str, origin: str, job: Job, environ: Environ, drivers: Drivers | None) -> Program:
+    _check_name(name, origin)
     code = job.paths.code
-    if submit.startswith("s3://"):
+    told = f"{origin}={name}"
+    other = environ.get("SAGEMAKER_PROGRAM", "")
+    if other and other != name:
+        told += f" (SAGEMAKER_PROGRAM={other} gives way to the job's own word)"
+    if drivers is not None and _lies_in_channel(drivers):
+        # As SDK v3 does: its jobs run where the channel is, and their setup.py is no business of the platform.
+        directory = f"{job.paths.data}/{CODE_CHANNEL}"
+        return Program(name, directory, told, kind_of(name, directory, packages=False), drivers=drivers)
+    submitted = unquote(job.hyperparameters.get("sagemaker_submit_directory", ""))
+    source = submitted or environ.get("SAGEMAKER_SUBMIT_DIRECTORY", "")
+    if not source and CODE_CHANNEL in job.channels:
+        source = job.channels[CODE_CHANNEL].directory
+    here = os.path.normpath(source.removeprefix("file://")) == code
+    program = Program(name, code, told, SCRIPT, source if source and not here else None, drivers)
+    return replace(program, kind=kind_of(name, code))
+
+
+def _lies_in_channel(drivers: Drivers) -> bool:
+    """Whether the code is to be run where the channel is: always, but for an archive that nobody has unpacked yet."""
+    return bool(drivers.source_dir) and (drivers.under_script or not drivers.source_dir.endswith(".tar.gz"))
+
+
+def _check_name(name: str, origin: str) -> None:
+    """Refuse what is no plain path inside the code directory: such a name is never read as an option or a way out."""
+    file, colon, function = name.partition(":")
+    parts = file.split("/")
+    if name.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"{origin} is {name!r}", allowed="it is a path inside the code directory, without '.' and '..'")
+    strange = sorted(
+        {letter for letter in file if not (letter.isascii() and letter.isalnum()) and letter not in NAME_LETTERS}
+    )
+    if strange or name[0] in "-+" or (colon and not all(map(str.isidentifier, function.split(".")))):
         raise UserError(
-            f"sagemaker_submit_directory is {submit!r}",
-            allowed="this version takes code from a directory or an archive that is in the container",
-            fix="pass the code as the channel 'code', or mount it",
+            f"{origin} is {name!r}",
+            allowed="a program's name has letters, digits and . _ + - / and does not begin with - or +; or it is "
+            "module:function",
+            fix="rename the file",
         )
-    source = os.path.normpath(submit.removeprefix("file://")) if submit else None
-    if source is None and "code" in job.channels:
-        source = job.channels["code"].directory
-    if source == code:
-        source = None
-    return Program(os.path.normpath(f"{code}/{name}"), code, f"sagemaker_program={name}", source)
-
-
-def install(program: Program, code: str) -> None:
-    """Bring the code into the code directory, unless something is there already (as the toolkit does), and check it.
-
-    Raises:
-        UserError: the source or the program is missing, an archive is broken, or a file hides our package.
-    """
-    if program.submit_directory is not None and not _entries(code):
-        _copy(program.submit_directory, code)
-    if not os.path.isfile(program.path):
-        beside = [name for name in _entries(code) if os.path.isfile(f"{code}/{name}")]
-        raise UserError(
-            f"Program {program.path} is not there (from {program.origin})",
-            allowed=did_you_mean(program.name, beside).replace("Choices:", "Files there:"),
-            fix="name a file of the code directory, or submit the code with the job",
-        )
-    if not program.path.endswith(".py"):
-        _make_executable(program.path)
-    for name in ("runtime.py", "runtime"):
-        hiding = f"{code}/{name}"
-        if program.cwd == code and os.path.exists(hiding):
-            raise UserError(
-                f"{hiding} hides the container's `runtime` package",
-                fix="rename that file, then `import runtime` works",
-            )
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _make_executable(path: str) -> None:
-    """Archives and uploads lose the x bit; the toolkit sets it too."""
-    if os.access(path, os.X_OK):
-        return
-    try:
-        os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103 - to run it is what the user asks
-    except OSError as error:
-        raise UserError(
-            f"{path} is not executable, and cannot be made so: {error.strerror}", fix="chmod +x it"
-        ) from error
-
-
-def _copy(source: str, code: str) -> None:
-    import shutil
-    import tarfile
-    import zlib
-
-    if not os.path.exists(source):
-        raise UserError(f"sagemaker_submit_directory is {source!r}, which is not there")
-    os.makedirs(code, exist_ok=True)
-    if os.path.isdir(source):
-        archive = f"{source}/sourcedir.tar.gz"
-        if not os.path.isfile(archive):
-            shutil.copytree(source, code, dirs_exist_ok=True)
-            return
-        source = archive
-    if not source.endswith((".tar.gz", ".tgz", ".tar")):
-        shutil.copy2(source, code)
-        return
-    try:
-        with tarfile.open(source) as archive_file:
-            # "data" refuses absolute paths, "..", devices and links that leave the directory.
-            archive_file.extractall(code, filter="data")
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UserError(f"The code archive {source} cannot be unpacked: {error}", fix="pack it anew") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runtime.errors import Stopped
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
@@ -38,6 +40,20 @@ class Signals:
     def _on_stop(self, number: int, _frame: object) -> None:
         self.interrupts += number == signal.SIGINT
         self.stop_asked = self.stop_asked or _NAMES[number]
+
+    def pause(self, seconds: float) -> None:
+        """Wait, before there is anything to supervise.
+
+        Raises:
+            Stopped: we were asked to stop, before or meanwhile.
+        """
+        if not self.stop_asked and seconds > 0:
+            import select
+
+            select.select([self.wake], [], [], seconds)
+            self.drain()
+        if self.stop_asked:
+            raise Stopped(step=0, reason=self.stop_asked)
 
     def drain(self) -> None:
         """Empty the wake-up pipe."""

@@ -105,7 +105,7 @@ def test_the_default_of_a_checkpoint_path_moves_with_the_root(tree: Tree) -> Non
     tree.config("checkpointconfig", {"LocalPath": "/opt/ml/elsewhere/x"})
     assert read_job(tree.paths, {}).checkpoint_path == str(tree.base / "elsewhere/x")
     tree.config("checkpointconfig", {"LocalPath": "/mnt/fast"})
-    assert read_job(tree.paths, {}).checkpoint_path == Path("/mnt/fast")
+    assert read_job(tree.paths, {}).checkpoint_path == "/mnt/fast"
 
 
 def test_without_a_checkpoint_config_there_is_no_path(tree: Tree) -> None:

@@ -1,16 +1,14 @@
-"""Which program, from where, and what hides it."""
+"""Which program a job runs, how it is started, and where its code comes from."""
 
-import io
-import random
+import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from runtime.errors import UserError
 from runtime.job import read_job
-from runtime.program import Program, find_program, install, workloads
+from runtime.program import Program, find_program, kind_of, workloads
 from runtime.settings import Settings, resolve
 from tests.conftest import Tree
 
@@ -22,33 +20,61 @@ def find(tree: Tree, environ: dict[str, str] | None = None, **hyperparameters: s
     return find_program(job, resolve(job.hyperparameters, environ), environ)
 
 
-def archive(path: Path, *members: tuple[str, bytes], mode: str = "w:gz") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # pyright: ignore
-        for name, data in members:
-            facts = tarfile.TarInfo(name)
-            facts.size = len(data)
-            tar.addfile(facts, io.BytesIO(data))
-    return path
-
-
 @pytest.mark.parametrize("name", ["train.py", '"train.py"'])
 def test_a_script_of_the_user(tree: Tree, name: str) -> None:
     program = find(tree, sagemaker_program=name)
-    assert (program.path, program.cwd) == (f"{tree.paths.code}/train.py", tree.paths.code)
-    assert program.command(("--lr", "1")) == (sys.executable, str(program.path), "--lr", "1")
+    assert (program.name, program.path, program.cwd) == ("train.py", f"{tree.paths.code}/train.py", tree.paths.code)
+    assert program.command(("--lr", "1")) == (sys.executable, "train.py", "--lr", "1")
 
 
 def test_a_shell_script_is_no_shell_line(tree: Tree) -> None:
-    program = find(tree, sagemaker_program="run.sh")
-    assert program.command(("a b", "$HOME")) == (
-        "/bin/sh",
-        "-c",
-        'exec "$0" "$@"',
-        str(Path(tree.paths.code) / "run.sh"),
-        "a b",
-        "$HOME",
+    program = find(tree, sagemaker_program="bin/run.sh")
+    assert program.command(("a b", "$HOME")) == ("/bin/sh", "-c", 'exec "$0" "$@"', "./bin/run.sh", "a b", "$HOME")
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "kind"),
+    [
+        ("train.py", [], "script"),
+        ("train.py", ["setup.py"], "module"),
+        ("train.py", ["pyproject.toml"], "script"),
+        ("run.sh", ["setup.py"], "command"),
+        ("go", ["go"], "command"),
+        ("go", [], "command"),
+        ("pkg.cli", ["setup.py"], "module"),
+        ("pkg.cli", ["pyproject.toml"], "module"),
+        ("go", ["pyproject.toml", "go"], "command"),
+        ("pkg.cli:main", [], "function"),
+        ("pkg.cli:main", ["setup.py"], "function"),
+    ],
+)
+def test_kinds_of_programs(tmp_path: Path, name: str, files: list[str], kind: str) -> None:
+    for file in files:
+        (tmp_path / file).touch()
+    assert kind_of(name, str(tmp_path)) == kind
+
+
+def run(program: Program, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(program.command(words), cwd=program.cwd, capture_output=True, text=True, check=False)
+
+
+def test_a_module_of_a_package_runs(tree: Tree) -> None:
+    tree.script("", "setup.py")
+    (Path(tree.paths.code) / "pkg").mkdir()
+    tree.script("import sys; print(__name__, sys.argv[1:])", "pkg/cli.py")
+    for name in ("pkg.cli", "pkg/cli.py"):
+        assert run(find(tree, sagemaker_program=name), "-x", "$1").stdout == "__main__ ['-x', '$1']\n"
+
+
+def test_a_function_runs_and_its_value_is_no_exit_code(tree: Tree) -> None:
+    tree.script(
+        "import sys\nclass Job:\n    @staticmethod\n    def main():\n        print(sys.argv)\n        return 7\n"
+        "def fail():\n    sys.exit(5)\n",
+        "work.py",
     )
+    done = run(find(tree, sagemaker_program="work:Job.main"), "--lr", "1")
+    assert (done.returncode, done.stdout) == (0, "['work:Job.main', '--lr', '1']\n"), done.stderr
+    assert run(find(tree, sagemaker_program="work:fail")).returncode == 5
 
 
 def test_the_environment_names_a_program_and_the_hyperparameter_wins(tree: Tree) -> None:
@@ -88,100 +114,103 @@ def test_our_workload_runs_where_it_lies(tree: Tree) -> None:
     assert program.submit_directory is None
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x.py", "a/../../x.py"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x.py", "a/../../x.py", "./x.py", "a//x.py", "..:main"])
 def test_a_program_outside_the_code_directory_is_refused(tree: Tree, name: str) -> None:
     with pytest.raises(UserError, match="inside the code directory"):
         find(tree, sagemaker_program=name)
 
 
-def test_code_on_s3_says_what_to_do(tree: Tree) -> None:
-    with pytest.raises(UserError, match=r"'s3://b/k.tar.gz'.*Fix: pass the code as the channel 'code'"):
-        find(tree, sagemaker_program="a.py", sagemaker_submit_directory='"s3://b/k.tar.gz"')
+@pytest.mark.parametrize(
+    "name", ["-x.py", "+x.py", "a b.py", "x;id.py", "ü.py", "x.py\n", "$HOME.py", "m:f()", "m:", "m:1"]
+)
+def test_a_name_that_no_program_can_have_is_refused(tree: Tree, name: str) -> None:
+    with pytest.raises(UserError, match=r"sagemaker_program is .*letters, digits.*rename the file"):
+        find(tree, sagemaker_program=name)
 
 
-def test_code_from_a_directory_with_its_folders(tree: Tree, tmp_path: Path) -> None:
-    (tmp_path / "src/lib").mkdir(parents=True)
-    (tmp_path / "src/train.py").write_text("1")
-    (tmp_path / "src/lib/x.py").write_text("2")
-    install(
-        find(tree, sagemaker_program="train.py", sagemaker_submit_directory=f"file://{tmp_path / 'src'}"),
-        Path(tree.paths.code),
-    )
-    assert (Path(tree.paths.code) / "lib/x.py").read_text() == "2"
+@pytest.mark.parametrize(
+    ("hyperparameter", "variable", "source"),
+    [
+        ('"s3://b/k.tar.gz"', "", "s3://b/k.tar.gz"),
+        ("/src", "/elsewhere", "/src"),
+        ("", "/elsewhere", "/elsewhere"),
+        ("", "", None),
+        ("{code}", "", None),
+        ("file://{code}/", "", None),
+    ],
+)
+def test_where_the_code_comes_from(tree: Tree, hyperparameter: str, variable: str, source: str | None) -> None:
+    told = {"sagemaker_submit_directory": hyperparameter.replace("{code}", tree.paths.code)} if hyperparameter else {}
+    environ = {"SAGEMAKER_SUBMIT_DIRECTORY": variable} if variable else {}
+    assert find(tree, environ, sagemaker_program="a.py", **told).submit_directory == source
 
 
-@pytest.mark.parametrize(("name", "mode"), [("s.tar.gz", "w:gz"), ("s.tgz", "w:gz"), ("s.tar", "w")])
-def test_code_from_an_archive(tree: Tree, tmp_path: Path, name: str, mode: str) -> None:
-    source = archive(tmp_path / name, ("train.py", b"1"), mode=mode)
-    install(find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source)), tree.paths.code)
-    assert (Path(tree.paths.code) / "train.py").read_text() == "1"
-
-
-def test_code_from_the_code_channel(tree: Tree) -> None:
+def test_the_code_channel_is_the_source_under_network_isolation(tree: Tree) -> None:
     tree.config("inputdataconfig", {"code": {"TrainingInputMode": "File"}})
-    archive(Path(tree.paths.data) / "code/sourcedir.tar.gz", ("train.py", b"1"))
-    install(find(tree, sagemaker_program="train.py"), tree.paths.code)
-    assert (Path(tree.paths.code) / "train.py").read_text() == "1"
+    assert find(tree, sagemaker_program="a.py").submit_directory == f"{tree.paths.data}/code"
 
 
-def test_code_that_is_there_already_is_not_replaced(tree: Tree, tmp_path: Path) -> None:
-    tree.script("mine")
-    source = archive(tmp_path / "s.tar.gz", ("train.py", b"theirs"))
-    install(find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source)), tree.paths.code)
-    assert (Path(tree.paths.code) / "train.py").read_text() == "mine"
+UNDER_SCRIPT = {"SM_INPUT_DATA_DIR": "/opt/ml/input/data", "SM_SOURCE_DIR": "/opt/ml/input/data/code"}
 
 
-@pytest.mark.parametrize("evil", ["../evil.py", "/evil-of-slipway-tests.py"])
-def test_an_archive_cannot_leave_the_code_directory(tree: Tree, tmp_path: Path, evil: str) -> None:
-    source = archive(tmp_path / "s.tar.gz", (evil, b"1"), ("train.py", b"1"))
-    program = find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source))
-    if evil.startswith("/"):  # tar's own rule: a leading slash is stripped
-        install(program, Path(tree.paths.code))
-    else:
-        with pytest.raises(UserError, match="cannot be unpacked"):
-            install(program, Path(tree.paths.code))
-    assert not (tree.base / "evil.py").exists()
-    assert not Path("/evil-of-slipway-tests.py").exists()
+def test_sdk_v3_runs_where_the_code_channel_is(tree: Tree) -> None:
+    tree.drivers(source_dir="src", entry_script="train.py")
+    program = find(tree)
+    assert (program.name, program.cwd) == ("train.py", f"{tree.paths.data}/code")
+    assert program.submit_directory is None
+    assert program.origin == "SourceCode.entry_script=train.py"
 
 
-@pytest.mark.parametrize("fault", ["text", "truncated", "flipped", "empty"])
-def test_a_broken_archive_is_the_users_to_mend(tree: Tree, tmp_path: Path, fault: str) -> None:
-    source = archive(
-        tmp_path / "s.tar.gz", ("train.py", random.Random(7).randbytes(90000).hex().encode()), ("b.py", b"x" * 5000)
-    )
-    data = bytearray(source.read_bytes())
-    if fault == "text":
-        data = bytearray(b"no archive")
-    elif fault == "truncated":
-        del data[len(data) // 2 :]
-    elif fault == "empty":
-        data.clear()
-    else:
-        for at in range(len(data) // 2, len(data) - 10, 7):
-            data[at] ^= 0xFF
-    source.write_bytes(data)
-    with pytest.raises(UserError, match=r"(?s)s\.tar\.gz cannot be unpacked.*Fix: pack it anew"):
-        install(find(tree, sagemaker_program="train.py", sagemaker_submit_directory=str(source)), tree.paths.code)
+def test_a_setup_py_of_sdk_v3_makes_no_package(tree: Tree) -> None:
+    tree.drivers(source_dir="src", entry_script="train.py")
+    tree.channel("code", setup__py="", train__py="")
+    assert find(tree).kind == "script"
 
 
-def test_a_source_that_is_not_there_is_named(tree: Tree) -> None:
-    with pytest.raises(UserError, match=r"sagemaker_submit_directory is '/no/such', which is not there"):
-        install(find(tree, sagemaker_program="a.py", sagemaker_submit_directory="/no/such"), tree.paths.code)
+def test_train_as_the_command_of_sdk_v3_takes_the_program_from_the_job(tree: Tree) -> None:
+    tree.drivers(source_dir="src", command="exec train")
+    program = find(tree, UNDER_SCRIPT, sagemaker_program="train.py")
+    assert (program.name, program.cwd) == ("train.py", f"{tree.paths.data}/code")
+    assert program.drivers is not None
+    assert program.drivers.under_script
+    ours = find(tree, UNDER_SCRIPT, slipway_entrypoint="image_classification")
+    assert ours.path == workloads()["image_classification"]
 
 
-def test_a_missing_program_is_named_with_the_files_that_are_there(tree: Tree) -> None:
-    tree.script("1", "train.py")
-    with pytest.raises(UserError) as caught:
-        install(find(tree, sagemaker_program="trian.py"), tree.paths.code)
-    text = str(caught.value)
-    assert "trian.py is not there (from sagemaker_program=trian.py)" in text
-    assert "Files there: 'train.py'. Did you mean 'train.py'?" in text
+def test_an_archive_of_sdk_v3_is_brought_unless_its_script_has_done_so(tree: Tree) -> None:
+    tree.drivers(source_dir="s3://bucket/src.tar.gz", entry_script="train.py")
+    assert find(tree).submit_directory == f"{tree.paths.data}/code"
+    assert find(tree, UNDER_SCRIPT).cwd == f"{tree.paths.data}/code"
 
 
-@pytest.mark.parametrize("name", ["runtime.py", "runtime/__init__.py"])
-def test_a_file_that_hides_our_package_is_refused(tree: Tree, name: str) -> None:
-    tree.script("1")
-    (Path(tree.paths.code) / name).parent.mkdir(exist_ok=True)
-    (Path(tree.paths.code) / name).write_text("")
-    with pytest.raises(UserError, match=r"hides the container's `runtime` package.*rename"):
-        install(find(tree, sagemaker_program="train.py"), tree.paths.code)
+def test_two_programs_of_sdk_v3_are_named(tree: Tree) -> None:
+    tree.drivers(source_dir="src", entry_script="a.py")
+    with pytest.raises(UserError, match=r"two programs: sagemaker_program='b.py' and SourceCode.entry_script='a.py'"):
+        find(tree, sagemaker_program="b.py")
+    assert find(tree, sagemaker_program="a.py").name == "a.py"
+
+
+@pytest.mark.parametrize(
+    ("distributed", "launcher", "processes"),
+    [
+        ({}, "script", 0),
+        ({"process_count_per_node": 2, "smp": None}, "torchrun", 2),
+        ({"process_count_per_node": None, "smp": None}, "torchrun", 0),
+        ({"process_count_per_node": 4, "mpi_additional_options": None}, "mpi", 4),
+        ({"my_field": 1}, "custom", 0),
+    ],
+)
+def test_what_sdk_v3_distributes(tree: Tree, distributed: object, launcher: str, processes: int) -> None:
+    tree.drivers(distributed, source_dir="src", entry_script="a.py")
+    found = find(tree).drivers
+    assert found is not None
+    assert (found.launcher, found.processes) == (launcher, processes)
+    assert bool(found.distributed) is bool(distributed)
+
+
+@pytest.mark.parametrize(("file", "text"), [("sourcecode", "{"), ("sourcecode", "[]"), ("distributed", "3")])
+def test_a_broken_driver_channel_is_named(tree: Tree, file: str, text: str) -> None:
+    tree.drivers(source_dir="src", entry_script="a.py")
+    tree.channel("sm_drivers", **{f"{file}__json": text})
+    with pytest.raises(UserError, match=rf"{file}\.json (is not JSON|holds)"):
+        find(tree)

@@ -38,7 +38,8 @@ def sm(job: Job, environ: dict[str, str] | None = None, **settings: Any) -> dict
 def test_hyperparameters_appear_in_both_spellings(tree: Tree) -> None:
     values = sm(job_with(tree, **{"batch-size": "8", "nesterov": "true", "warmup": "null", "layers": "[1, 2]"}))
     assert values["SM_HP_BATCH-SIZE"] == values["SM_HP_BATCH_SIZE"] == "8"
-    assert (values["SM_HP_NESTEROV"], values["SM_HP_WARMUP"], values["SM_HP_LAYERS"]) == ("true", "", "[1,2]")
+    assert (values["SM_HP_NESTEROV"], values["SM_HP_WARMUP"], values["SM_HP_LAYERS"]) == ("true", "null", "[1,2]")
+    assert sm(job_with(tree, sagemaker_program='"by-an-sdk.py"', warmup="null"))["SM_HP_WARMUP"] == ""
     assert json.loads(values["SM_HPS"]) == {"batch-size": 8, "layers": [1, 2], "nesterov": True, "warmup": None}
 
 
@@ -71,7 +72,7 @@ def test_groups_as_scripts_of_the_toolkit_read_them(tree: Tree) -> None:
     tree.golden("resourceconfig_heterogeneous")
     values = sm(read_job(tree.paths, {}))
     assert values["SM_IS_HETERO"] == "true"
-    assert json.loads(values["SM_INSTANCE_GROUPS"]) == ["feeders", "trainers"]
+    assert json.loads(values["SM_INSTANCE_GROUPS"]) == ["trainers", "feeders"]
     assert json.loads(values["SM_CURRENT_INSTANCE_GROUP_HOSTS"]) == ["algo-2", "algo-3"]
     assert json.loads(values["SM_DISTRIBUTION_INSTANCE_GROUPS"]) == ["trainers"]
 
