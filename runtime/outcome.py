@@ -8,29 +8,18 @@ import time
 from runtime.errors import FAILURE_REASON_CHARS, ExitCode, SlipwayError, one_line
 from runtime.frozen import asdict, cast, frozen, replace
 from runtime.jsontext import dumps, loads
+from runtime.redact import redact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, Literal
 
+    from runtime.explain import Facts
     from runtime.paths import Paths
 
-PEER_LOSS_SIGNS = (
-    "gloo/transport",
-    "Connection reset by peer",
-    "Connection closed by peer",
-    "Socket Timeout",
-    "Connection refused",
-    "ncclRemoteError",
-    "NCCL error",
-    "DistNetworkError",
-    "DistStoreError",
-    "DistBackendError",
-    "recvValue failed",
-    "Broken pipe",
-)
-"""Words of torch.distributed that tell what a survivor feels when another rank has died. They never name a cause."""
+MEANS_CHARS, FIX_CHARS, WHERE_CHARS = 260, 260, 160
+"""How much of the failure reason the parts after the message may take; the message has at least the rest."""
 
 
 @frozen
@@ -48,16 +37,34 @@ class Cause:
     """``file:line`` of the user's code; empty when unknown."""
     consequence: bool = False
     """True for what a survivor feels (a closed connection, a lost peer): never reported while a cause is known."""
+    means: str = ""
+    """What the message means, with facts of the machine; empty when it says enough."""
+    fix: str = ""
+    """What to do; empty when nobody can know, or the message says it."""
 
     def short(self) -> Cause:
-        """Cut the message to what `text` shows, so that it fits into one message to another host."""
-        return replace(self, message=one_line(self.message, FAILURE_REASON_CHARS))
+        """Cut and mask the texts to what `text` shows, so that they fit into one message to another host."""
+        return replace(
+            self,
+            message=one_line(redact(self.message), FAILURE_REASON_CHARS),
+            where=_end_of(self.where, WHERE_CHARS),
+            means=one_line(redact(self.means), MEANS_CHARS),
+            fix=one_line(self.fix, FIX_CHARS),
+        )
 
     def text(self) -> str:
-        """Compose the failure reason: one line, cause first, at most 1,024 characters."""
+        """Compose the failure reason: one line, cause first, at most 1,024 characters, secrets masked."""
+        cut = self.short()
         who = self.host if self.rank is None else f"{self.host} rank {self.rank}"
-        where = f" at {self.where}" if self.where else ""
-        return one_line(f"{who}: {self.message}{where}", FAILURE_REASON_CHARS)
+        rest = f" at {cut.where}" if cut.where else ""
+        rest += f" ({cut.means})" if cut.means else ""
+        rest += f". Fix: {cut.fix}" if cut.fix else ""
+        message = one_line(f"{who}: {cut.message}", FAILURE_REASON_CHARS - len(rest))
+        return (message.removesuffix(".") if rest.startswith(".") else message) + rest
+
+
+def _end_of(place: str, limit: int) -> str:
+    return place if len(place) <= limit else f"…{place[1 - limit :]}"
 
 
 @frozen
@@ -88,21 +95,31 @@ def cause_from_error(error: BaseException, host: str, rank: int | None = None) -
 
 def feels_like_peer_loss(text: str) -> bool:
     """Tell whether an error text is what a survivor sees, rather than a cause."""
-    return any(sign in text for sign in PEER_LOSS_SIGNS)
+    from runtime.signatures import feels_like_peer_loss as known
+
+    return known(text)
 
 
-def write_rank_error(path: str, cause: Cause) -> None:
+def write_rank_error(path: str, cause: Cause, run: Mapping[str, object] | None = None) -> None:
     """Leave a rank's error record; the fields of torchelastic's form are there too, for other readers.
 
     A full disk must not hide the error that it caused, so that failing to write is silent.
+
+    Args:
+        path: where; its directory is made.
+        cause: what happened; secrets in it are masked.
+        run: how far the rank was (step, epoch, data), so that the failure can be run again.
     """
+    masked = replace(cause, message=redact(cause.message), means=redact(cause.means))
     record = {
-        "slipway": asdict(cause),
-        "message": {"message": cause.message, "extraInfo": {"timestamp": int(cause.time)}},
+        "slipway": asdict(masked),
+        "run": dict(run or {}),
+        "message": {"message": masked.message, "extraInfo": {"timestamp": int(cause.time)}},
     }
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w", encoding="utf-8") as stream:
+        # A message may hold what our masks do not know: it is nobody else's to read.
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
             stream.write(dumps(record))
     except OSError:
         return
@@ -130,16 +147,18 @@ def read_rank_error(path: str) -> Cause | None:
         return None
 
 
-def cause_of_exit(
+def cause_of_exit(  # noqa: PLR0913 - all that is known of one end
     host: str,
     rank: int,
     status: int,
     record: Cause | None,
-    tail: Iterable[str],
+    tail: Sequence[str],
     at: float,
     *,
     told: str = "",
     ended_by_us: bool = False,
+    out: Sequence[str] = (),
+    facts: Facts | None = None,
 ) -> Cause:
     """Explain the end of a rank.
 
@@ -152,64 +171,28 @@ def cause_of_exit(
         at: unix seconds at which it ended.
         told: what the user's script wrote to the failure file itself.
         ended_by_us: we had signalled it already, so that its status says nothing of its own reason.
+        out: last lines of its standard output, oldest first.
+        facts: what the machine knew before the ranks were started.
     """
+    from runtime.explain import Facts, explain_exit, explain_text
+
     code = 128 - status if status < 0 else status
+    facts = facts or Facts()
     if record is not None:
-        return replace(record, host=host, rank=rank, exit_code=record.exit_code if ended_by_us else code)
+        said = explain_text(record.message, facts)
+        ours = "Fix: " in record.message  # an error of ours says all itself
+        return replace(
+            record,
+            host=host,
+            rank=rank,
+            exit_code=record.exit_code if ended_by_us else code,
+            means="" if ours else record.means or said.means,
+            fix="" if ours else record.fix or said.fix,
+        )
     if told.strip():
         return Cause(host, told.strip(), code, at, rank)
-    if status < 0:
-        import signal
-
-        name = signal.Signals(-status).name if -status in {int(s) for s in signal.Signals} else f"signal {-status}"
-        return Cause(host, f"killed by {name} (exit code {code}){_HINTS.get(name, '')}", code, at, rank)
-    lines = list(tail)
-    raised = last_traceback(lines)
-    if raised is not None:
-        message, where = raised
-        return Cause(host, message, code, at, rank, where, consequence=feels_like_peer_loss(message))
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    says = f": {last}" if last else " without a word on standard error"
-    return Cause(
-        host,
-        f"the program ended with exit code {code}{says}",
-        code,
-        at,
-        rank,
-        consequence=feels_like_peer_loss(last),
-    )
-
-
-def last_traceback(lines: Sequence[str]) -> tuple[str, str] | None:
-    """Find what the last traceback in a rank's standard error says, whatever was printed after it.
-
-    Returns:
-        The exception with its message, and ``file:line`` of the last frame outside of installed packages (empty when
-        there is none); None without a whole traceback.
-    """
-    begin = max((i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")), default=-1)
-    if begin < 0:
-        return None
-    body = lines[begin + 1 :]
-    end = next((i for i, line in enumerate(body) if line and not line[0].isspace()), None)
-    if end is None:
-        return None
-    import re
-    from itertools import takewhile
-
-    frames = re.findall(r'File "([^"]+)", line (\d+)', "\n".join(body[:end]))
-    own = [f"{name}:{line}" for name, line in frames if "-packages" not in name and not name.startswith("<")]
-    # A message of several lines goes on indented, or in a list; what is printed at exit begins at the margin.
-    more = takewhile(lambda line: line[:1].isspace() and line.strip(), body[end + 1 :])
-    return " ".join([body[end].strip(), *(line.strip() for line in more)]), own[-1] if own else ""
-
-
-_HINTS = {
-    "SIGKILL": "; often out of memory, or killed from outside",
-    "SIGBUS": "; often /dev/shm is full",
-    "SIGSEGV": "; a fault in native code",
-    "SIGABRT": "; native code gave up, see the lines before in the log",
-}
+    said = explain_exit(status, tail, out, facts)
+    return Cause(host, said.message, code, at, rank, said.where, said.consequence, said.means, said.fix)
 
 
 def write_outcome(outcome: Outcome, paths: Paths) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from runtime import env, log, stacks
+from runtime import env, log, redact, stacks
 from runtime.binding import bind, from_argv
 from runtime.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
 from runtime.job import Channel, Job, read_job
@@ -24,6 +24,7 @@ from runtime.outcome import Cause, feels_like_peer_loss, write_rank_error
 from runtime.paths import Paths
 from runtime.session import Run, StopRequest
 from runtime.settings import resolve
+from runtime.tracebacks import last_raised
 from runtime.world import Place
 
 _log = log.Log("main")
@@ -42,6 +43,7 @@ def main(train: Callable[..., Any]) -> None:
         SystemExit: always with an exit code other than 0; a completed or stopped function returns instead.
     """
     environ = env.process_environ()
+    redact.learn(environ)
     stop = StopRequest()
     _listen(stop)
     stacks.answer(environ.get("SLIPWAY_STACKS_DIR", ""))
@@ -55,6 +57,7 @@ def main(train: Callable[..., Any]) -> None:
         rank = place.rank
         log.configure(host=host, rank=rank if place.world_size > 1 else None)
         job = _read(paths, environ)
+        redact.learn(job.hyperparameters)
         hyperparameters = _hyperparameters(job, train)
         settings = resolve(hyperparameters, environ)
         by_prefix = "SLIPWAY_STATE_DIR" in environ and settings.prefixes_lines(place.world_size)
@@ -177,21 +180,30 @@ def _write_end(paths: Paths, environ: env.Environ, status: str, step: int, reaso
 
 def _fail(error: BaseException, environ: env.Environ, host: str, rank: int, run: Run | None, *, trace: bool) -> None:
     """Leave the error record, and say it in the log."""
-    ours = isinstance(error, SlipwayError)
-    message = str(error) if ours else f"{type(error).__name__}: {error}"
-    if isinstance(error, SystemExit):
-        message = f"the program ended by sys.exit({error.code!r})"
+    message, where = _described(error)
     code = int(error.exit_code) if isinstance(error, SlipwayError) else int(ExitCode.USER_ERROR)
     symptom = not isinstance(error, UserError) and feels_like_peer_loss(message)
-    where = "" if ours else user_place(error)
     cause = Cause(host, message, code, time.time(), rank, where, consequence=symptom)
     if "TORCHELASTIC_ERROR_FILE" in environ:
-        write_rank_error(environ["TORCHELASTIC_ERROR_FILE"], cause)
+        write_rank_error(environ["TORCHELASTIC_ERROR_FILE"], cause, run.whereabouts() if run is not None else None)
     if trace:
         traceback.print_exc()
     log.write("error", "main", one_line(message))
     if run is not None:
         run.abandon()
+
+
+def _described(error: BaseException) -> tuple[str, str]:
+    """Return the message and the place of an error, told as the launcher tells those of plain scripts."""
+    if isinstance(error, SlipwayError):
+        return str(error), ""
+    if isinstance(error, SystemExit):
+        return f"the program ended by sys.exit({error.code!r})", user_place(error)
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    raised = last_raised(lines, whole=True)
+    if raised is None:
+        return f"{type(error).__name__}: {error}", user_place(error)
+    return raised.message, raised.where or user_place(error)
 
 
 def user_place(error: BaseException) -> str:

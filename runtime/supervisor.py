@@ -350,7 +350,7 @@ class Supervisor:
             paths.model,
             paths.output_data,
             self._job.checkpoint_path or "",
-            self._plan.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - only its room is looked at
+            self._plan.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - where programs write by default  # noqa: S108 - only its room is looked at
         )
         return Facts(self._memory, tuple(place for place in places if place))
 

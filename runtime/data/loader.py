@@ -127,6 +127,11 @@ class Data:
         return self._state.epoch
 
     @property
+    def seed(self) -> int:
+        """Seed of the order and of the transform's randomness."""
+        return self._seed
+
+    @property
     def position(self) -> int:
         """Batches of this epoch that have been given out."""
         return self._state.batch

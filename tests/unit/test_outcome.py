@@ -57,6 +57,41 @@ def test_the_text_names_host_rank_message_and_place_in_one_line() -> None:
     assert Cause("algo-2", "no port", 2, 1.0).text() == "algo-2: no port"
 
 
+def test_what_it_means_and_what_to_do_follow_the_place() -> None:
+    told = Cause("algo-1", "MemoryError.", 1, 1.0, 0, "a.py:3", means="no memory", fix="use less")
+    assert told.text() == "algo-1 rank 0: MemoryError. at a.py:3 (no memory). Fix: use less"
+
+
+def test_a_long_message_leaves_room_for_place_meaning_and_remedy() -> None:
+    told = Cause("algo-1", "E: " + "x" * 5000, 1, 1.0, 0, "/very" * 99 + "/train.py:3", means="m" * 900, fix="f" * 900)
+    text = told.text()
+    assert len(text) == FAILURE_REASON_CHARS
+    assert text.startswith("algo-1 rank 0: E: xxx")
+    assert "/very/train.py:3 (mmm" in text
+    assert ". Fix: fff" in text
+
+
+def test_the_text_is_cut_in_characters_and_not_in_bytes() -> None:
+    text = Cause("algo-1", "日本" * 2000, 1, 1.0, 0).text()
+    assert len(text) == FAILURE_REASON_CHARS
+    assert len(text.encode()) > 2 * FAILURE_REASON_CHARS
+
+
+def test_secrets_are_masked_in_all_that_is_written(tmp_path: Path) -> None:
+    secret = "hf_" + "aB3dE6gH9" * 4
+    told = Cause("algo-1", f"HTTPError: denied for {secret}", 1, 1.0, 0, means=f"seen {secret}")
+    assert secret not in told.text()
+    assert secret not in str(told.short())
+    write_rank_error(str(tmp_path / "e.json"), told)
+    assert secret not in (tmp_path / "e.json").read_text()
+
+
+def test_a_rank_record_is_nobody_elses_to_read(tmp_path: Path) -> None:
+    write_rank_error(str(tmp_path / "e.json"), cause(1), {"step": 7})
+    assert (tmp_path / "e.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((tmp_path / "e.json").read_text())["run"] == {"step": 7}
+
+
 def test_a_long_text_keeps_its_beginning() -> None:
     text = Cause("algo-1", "first words " + "x" * 5000, 1, 1.0, 0).text()
     assert len(text) == FAILURE_REASON_CHARS
@@ -66,9 +101,9 @@ def test_a_long_text_keeps_its_beginning() -> None:
 @pytest.mark.parametrize(
     ("status", "code", "words"),
     [
-        (-9, 137, "killed by SIGKILL (exit code 137); often out of memory"),
-        (-7, 135, "killed by SIGBUS (exit code 135); often /dev/shm is full"),
-        (-11, 139, "killed by SIGSEGV (exit code 139); a fault in native code"),
+        (-9, 137, "killed by SIGKILL (exit code 137)"),
+        (-7, 135, "killed by SIGBUS (exit code 135)"),
+        (-11, 139, "killed by SIGSEGV (exit code 139)"),
         (-40, 168, "killed by signal 40 (exit code 168)"),
         (3, 3, "the program ended with exit code 3 without a word on standard error"),
     ],
@@ -81,7 +116,7 @@ def test_an_end_without_a_record_is_explained(status: int, code: int, words: str
 
 def test_the_last_words_on_standard_error_are_kept() -> None:
     found = cause_of_exit("algo-1", 0, 1, None, ["Traceback:", "KeyError: 'x'", "", "  "], 1.0)
-    assert found.message == "the program ended with exit code 1: KeyError: 'x'"
+    assert found.message == "the program ended with exit code 1: KeyError: 'x' (before it: Traceback:)"
 
 
 def test_a_record_wins_but_the_exit_code_is_the_real_one() -> None:
