@@ -155,7 +155,7 @@ class Supervisor:
                 if not self._ends_early():
                     self._start()
             except PlatformError as error:
-                self._on_cause(cause_from_error(error, self._host), tell=True)
+                self._on_cause(cause_from_error(error, self._host))
             while not self._finished():
                 self._turn(0.25)
             return self._conclude()
@@ -267,7 +267,7 @@ class Supervisor:
         if isinstance(event, Lost):
             self._on_lost(event)
         elif "failed" in event.body:
-            self._on_cause(self._told_cause(event), tell=False)
+            self._on_told_cause(self._told_cause(event))
         elif "stop" in event.body:
             self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
         elif "done" in event.body:
@@ -322,7 +322,7 @@ class Supervisor:
             cause = Cause(
                 self._host, "killed by a second Ctrl-C (SIGINT) while it was stopping", 137, cause.time, number
             )
-        self._on_cause(cause, tell=True)
+        self._on_cause(cause)
 
     def _cause_of_adapter(self, rank: Rank, status: int) -> Cause:
         """Say why somebody else's launcher ended: what the first of its ranks left, else its own words.
@@ -362,18 +362,27 @@ class Supervisor:
         except OSError:
             return ""
 
-    def _on_cause(self, cause: Cause, *, tell: bool) -> None:
+    def _on_told_cause(self, cause: Cause) -> None:
+        if not any((c.host, c.rank, c.message) == (cause.host, cause.rank, cause.message) for c in self._state.causes):
+            self._take_cause(cause)
+            # Two hosts that do not hear each other may both hear us.
+            self._tell(failed=asdict(cause))
+
+    def _on_cause(self, cause: Cause) -> None:
+        """Something went wrong on this host, or was seen from it."""
         cause = cause.short()
-        if tell and self._peers is not None:
+        if self._peers is not None:
             cause = replace(cause, time=cause.time + self._peers.clock_offset_s)
+        self._take_cause(cause)
+        self._tell(failed=asdict(cause))
+
+    def _take_cause(self, cause: Cause) -> None:
         self._state.causes.append(cause)
         now = time.monotonic()
         self._state.failed_at = self._state.failed_at or now
         due = now + (SETTLE_S if cause.consequence else 0.0)
         self._state.end_deadline = min(self._state.end_deadline or due, due)
         log.error(cause.text() if not cause.consequence else f"{cause.text()} (a consequence: waiting for the cause)")
-        if tell:
-            self._tell(failed=asdict(cause))
 
     def _on_lost(self, event: Lost) -> None:
         peers = self._peers
@@ -383,11 +392,11 @@ class Supervisor:
         code = ExitCode.PLATFORM_ERROR
         if peers.deaf or not _has_network():
             message = f"host {self._host}{_ranks_of(self._plan.topology, self._host)} is cut off from all other hosts"
-            self._on_cause(Cause(self._host, f"{message}: {event.why} of {event.host}", code, time.time()), tell=True)
+            self._on_cause(Cause(self._host, f"{message}: {event.why} of {event.host}", code, time.time()))
             return
         message = f"host {event.host}{_ranks_of(self._plan.topology, event.host)} was lost: {event.why}"
         # A closed connection is seen by everybody at once, a silence by the two neighbours only.
-        self._on_cause(Cause(event.host, message, code, time.time(), consequence=event.said_goodbye), tell=True)
+        self._on_cause(Cause(event.host, message, code, time.time(), consequence=event.said_goodbye))
 
     def _on_stop(self, reason: str, *, tell: bool) -> None:
         if self._state.stop_reason:
@@ -490,8 +499,8 @@ class Supervisor:
         if behind < step:
             number, step = at, behind
         host = next((h for h in self._plan.topology.hosts if number in self._plan.topology.ranks_of(h)), self._host)
-        self._on_cause(Cause(host, _standstill(stall, step, places.get(number, "")), ExitCode.PLATFORM_ERROR,
-                             time.time(), number), tell=True)  # fmt: skip
+        message = _standstill(stall, step, places.get(number, ""))
+        self._on_cause(Cause(host, message, ExitCode.PLATFORM_ERROR, time.time(), number))
 
     # --- the end ------------------------------------------------------------------------------------------------
 
