@@ -101,10 +101,11 @@ def _read_all(lines: Sequence[str], whole: bool) -> list[Raised]:
 def _block_at(lines: Sequence[str], number: int, whole: bool) -> tuple[Raised, int] | None:
     """Read the traceback that begins at a line; its successor's number comes with it."""
     line = lines[number]
-    if line.startswith(HEAD):
-        return _plain(lines, number + 1, whole)
     if line.lstrip(" +|").startswith(f"Exception Group {HEAD}"):
         return _group(lines, number)
+    # It may follow a progress bar, whose line has no end.
+    if line.rstrip().endswith(HEAD) and not line.startswith(f"Original {HEAD}"):
+        return _plain(lines, number + 1, whole)
     if line.startswith('  File "') and line.rstrip().rpartition(", line ")[2].isdigit():
         # A syntax error in the program itself comes without a head.
         read = _plain(lines, number, whole)

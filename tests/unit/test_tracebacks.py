@@ -66,6 +66,11 @@ def test_a_count_of_errors_goes_on_at_the_margin(raised_by: Callable[..., Raised
     assert "lr\na number" in told(raised_by(program))[0]
 
 
+def test_a_traceback_behind_a_progress_bar(raised_by: Callable[..., Raised]) -> None:
+    raised = raised_by("import sys\nsys.stderr.write('\\r99% [===> ]')\nraise ValueError('bad')\n")
+    assert told(raised) == ("ValueError: bad", "train.py:3")
+
+
 def test_what_is_printed_afterwards_is_no_part_of_it(raised_by: Callable[..., Raised]) -> None:
     program = (
         "import atexit, sys\n"
