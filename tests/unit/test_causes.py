@@ -133,7 +133,8 @@ FAULTS = {
     "error file of torchelastic": Fault(
         "import json, os, sys, time\ntold = {'message': 'ValueError: as torchrun tells it'}\n"
         "told['extraInfo'] = {'timestamp': str(int(time.time()))}\n"
-        "with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file: json.dump({'message': told}, file)\nsys.exit(1)",
+        "with open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w') as file: json.dump({'message': told}, file)\n"
+        "sys.exit(1)",
         ("ValueError: as torchrun tells it",),
     ),
     "runtime.main": Fault(
