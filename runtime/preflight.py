@@ -40,6 +40,8 @@ def check(job: Job) -> None:
 def _check_channel(channel: Channel) -> None:
     if channel.input_mode == "Pipe":
         return  # its FIFOs appear when the writer is ready
+    if os.path.isfile(channel.directory):
+        return  # local mode of SDK v3 mounts a channel of one file as that file
     if not os.path.isdir(channel.directory):
         raise UserError(
             f"Channel {channel.name!r} is declared in inputdataconfig.json, but {channel.directory} is not there",

@@ -54,6 +54,13 @@ def test_an_empty_shard_is_a_warning(tree: Tree, capsys: pytest.CaptureFixture[s
     assert "'train' is empty on this host: it has fewer files than the job has hosts" in capsys.readouterr().err
 
 
+def test_a_channel_may_be_one_file_as_local_mode_of_sdk_v3_mounts_it(tree: Tree) -> None:
+    tree.config("inputdataconfig", {"labels": {"TrainingInputMode": "File"}})
+    Path(tree.paths.data).mkdir(parents=True)
+    Path(tree.paths.data, "labels").write_text("a,b")
+    check(read_job(tree.paths, {}))
+
+
 def test_the_fifos_of_a_pipe_need_not_be_there_yet(tree: Tree) -> None:
     tree.config("inputdataconfig", {"train": {"TrainingInputMode": "Pipe"}})
     check(read_job(tree.paths, {}))
