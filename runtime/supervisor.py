@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 
-from runtime import stacks
 from runtime.cgroup import Memory, read_memory
 from runtime.errors import ExitCode, PlatformError
 from runtime.frozen import asdict, cast, replace
@@ -17,13 +16,14 @@ from runtime.jsontext import loads_or
 from runtime.log import Log
 from runtime.loop import Loop
 from runtime.outcome import Cause, Outcome, cause_from_error, cause_of_exit, first_cause, read_rank_error
-from runtime.progress import FILE, PATIENCE, PROGRESS, ProgressWatch, Stall, read_slots
+from runtime.progress import FILE, PROGRESS
 from runtime.ranks import Rank, Ranks
+from runtime.standstill import Standstill
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from runtime.explain import Facts
@@ -46,12 +46,6 @@ AGREE_S = 2.5
 """After a failure, how long a host whose ranks have ended waits for the others: what they know may come first."""
 ANNOUNCE_S = 5.0
 """How long a host that cannot even start tries to tell the others."""
-ANSWER_S = 1.0
-"""How long ranks, and other hosts, have to say where they stand."""
-REMARK_S = 10.0
-"""How long some ranks may go on after others have ended, before it is remarked upon; evaluation by rank 0 is usual."""
-WATCH_S = 1.0
-"""Between two looks at the progress of the ranks."""
 
 
 class _State:
@@ -73,18 +67,6 @@ class _State:
         self.done_at = 0.0
         """When our ranks had all ended well."""
         self.ended_told = False
-
-
-class _Inquiry:
-    """Where all ranks stand: asked once, answered within `ANSWER_S`."""
-
-    def __init__(self, due: float, asked: Sequence[Rank], stall: Stall | None) -> None:
-        self.due = due
-        self.asked = asked
-        self.stall = stall
-        """What we have seen ourselves; None when another host asks."""
-        self.steps: dict[int, int] = {}
-        """Last finished step by global rank, as the other hosts tell it."""
 
 
 def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapping[str, str]) -> None:
@@ -130,12 +112,7 @@ class Supervisor:
         self._ranks = Ranks(plan, settings, job.paths.state, job.paths.profiler, self._loop)
         self._peers: Peers | None = None
         self._memory = Memory()
-        self._watch: ProgressWatch | None = None
-        self._watch_due = 0.0
-        self._warned_at = 0.0
-        self._left_at = 0.0
-        """When the first rank anywhere had ended well; 0 before, and never again once that was remarked upon."""
-        self._inquiry: _Inquiry | None = None
+        self._standstill = Standstill(plan, settings, self._state_dir, self._ranks)
 
     def run(self, addresses: Mapping[str, str]) -> Outcome:
         """Wait for the hosts, start the ranks, see them to their end.
@@ -210,9 +187,7 @@ class Supervisor:
                 log.info(f"MASTER_ADDR={address} because {topology.coordinator} is reached there")
             if topology.host_rank == 0:
                 self._check_rendezvous_port(address)
-        now = time.monotonic()
-        settings = self._settings
-        self._watch = ProgressWatch(topology.nproc_per_host, settings.progress_s, settings.first_step_s, now)
+        self._standstill = Standstill(self._plan, self._settings, self._state_dir, self._ranks)
         self._ranks.start(overrides)
         # Read by now: the ranks need longer to start than this takes, and nothing of theirs waits for it.
         self._memory = read_memory()
@@ -254,11 +229,10 @@ class Supervisor:
                 self._on_event(event)
         if self._signals.stop_asked and not self._state.stop_reason:
             self._on_stop(self._signals.stop_asked, tell=True)
-        if now >= self._watch_due and self._watch is not None:
-            self._watch_due = now + WATCH_S
-            self._look_at_progress(self._watch, now)
-        if self._inquiry is not None and now >= self._inquiry.due:
-            self._conclude_inquiry(self._inquiry)
+        if not self._state.failed_at and not self._state.stop_reason:
+            stuck = self._standstill.look(now, sorted(self._state.done_hosts), self._tell)
+            if stuck is not None:
+                self._on_cause(stuck)
         self._act_on_deadlines(now)
 
     def _on_event(self, event: Message | Lost) -> None:
@@ -272,14 +246,13 @@ class Supervisor:
             self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
         elif "done" in event.body:
             self._state.done_hosts.add(event.host)
-            self._left_at = self._left_at or time.monotonic()
         elif "ended" in event.body:
             self._state.ended_hosts.add(event.host)
         elif "stand" in event.body:
-            self._ask_where(None)
-            self._tell(steps=self._steps())
-        elif "steps" in event.body and self._inquiry is not None:
-            self._inquiry.steps |= {int(rank): int(step) for rank, step in event.body["steps"].items()}
+            self._standstill.ask()
+            self._tell(steps=self._standstill.steps())
+        elif "steps" in event.body:
+            self._standstill.hear(event.body["steps"])
 
     def _told_cause(self, event: Message) -> Cause:
         try:
@@ -294,7 +267,6 @@ class Supervisor:
             self._state.stop_felt_at = self._state.stop_felt_at or time.monotonic()
         if status == 0:
             log.debug(f"rank {number} ended with exit code 0")
-            self._left_at = self._left_at or time.monotonic()
             return
         record = None if rank.plan.adapter else read_rank_error(rank.plan.environ["TORCHELASTIC_ERROR_FILE"])
         if self._state.kill_deadline and record is None:
@@ -337,11 +309,6 @@ class Supervisor:
         message = f"{self._plan.style}: {cause.message}"
         return replace(cause, message=message, rank=None, consequence=cause.consequence or elsewhere)
 
-    def _local_ranks(self, running: Sequence[Rank]) -> list[int]:
-        if any(rank.plan.adapter for rank in running):
-            return list(range(self._plan.topology.nproc_per_host))
-        return [rank.plan.local_rank for rank in running]
-
     def _facts_before(self) -> Facts:
         from runtime.explain import Facts
 
@@ -350,7 +317,7 @@ class Supervisor:
             paths.model,
             paths.output_data,
             self._job.checkpoint_path or "",
-            self._plan.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - where programs write by default  # noqa: S108 - only its room is looked at
+            self._plan.environ.get("TMPDIR", "/tmp"),  # noqa: S108 - where programs write by default
         )
         return Facts(self._memory, tuple(place for place in places if place))
 
@@ -426,81 +393,12 @@ class Supervisor:
 
         A plain script reports nothing; it keeps its whole grace.
         """
-        slots = self._slots()
+        slots = self._standstill.slots()
         for rank in self._ranks.running:
             step, reported = slots[rank.plan.local_rank] if slots else (0, 0.0)
             if reported and step == 0:
                 rank.killed = True
                 self._ranks.signal_one(rank, signal.SIGKILL)
-
-    # --- progress -----------------------------------------------------------------------------------------------
-
-    def _slots(self) -> list[tuple[int, float]]:
-        return read_slots(f"{self._state_dir}/{FILE}")
-
-    def _steps(self) -> dict[str, int]:
-        """Last finished step by global rank, of the ranks here that report."""
-        first = self._plan.ranks[0].rank
-        return {str(first + local): step for local, (step, at) in enumerate(self._slots()) if at}
-
-    def _look_at_progress(self, watch: ProgressWatch, now: float) -> None:
-        watch.observe(self._slots(), now)
-        running = self._ranks.running
-        if self._left_at and running and now > self._left_at + REMARK_S:
-            self._left_at = float("inf")
-            gone = [f"rank {rank.plan.rank}" for rank in self._ranks if rank.status == 0]
-            gone += [f"all ranks of {host}" for host in sorted(self._state.done_hosts)]
-            log.warning(
-                f"{', '.join(gone)} ended with exit code 0, {len(running)} ranks of this host are still at work: a "
-                "collective that needs them all would wait for ever"
-            )
-        if self._inquiry is not None or self._state.failed_at or self._state.stop_reason or not running:
-            return
-        stall = watch.stall(self._local_ranks(running), now)
-        if stall is not None:
-            self._tell(stand=True)
-            self._ask_where(stall)
-        elif not watch.reports:
-            self._look_at_output(now)
-
-    def _look_at_output(self, now: float) -> None:
-        """Mind a script that never reports: all that we can see of it is what it prints."""
-        silent = now - self._ranks.last_line_at
-        limit = self._settings.output_silence_s
-        if limit and silent > limit:
-            ranks = self._local_ranks(self._ranks.running)
-            self._ask_where(Stall(tuple(ranks), 0, silent, limit, by_output=True))
-        elif silent > self._settings.progress_s and now - self._warned_at > self._settings.progress_s:
-            self._warned_at = now
-            log.warning(
-                f"no rank of this host has printed a line for {silent:.0f} s, and the script does not use Run: it may "
-                "be stuck; slipway_output_silence_s sets a limit after which it is ended"
-            )
-            self._ask_where(None)
-
-    def _ask_where(self, stall: Stall | None) -> None:
-        if self._inquiry is None:
-            self._inquiry = _Inquiry(time.monotonic() + ANSWER_S, self._ranks.ask_stacks(), stall)
-
-    def _conclude_inquiry(self, inquiry: _Inquiry) -> None:
-        """Print all stacks; when the question was ours, end the job and name who is behind."""
-        self._inquiry = None
-        places: dict[int, str] = {}
-        for rank in inquiry.asked:
-            dump = self._ranks.stack_of(rank)
-            places[rank.plan.rank] = stacks.place(dump)
-            log.warning(f"stacks of rank {rank.plan.rank}:\n{dump.rstrip()}")
-        stall = inquiry.stall
-        if stall is None:
-            return
-        first = self._plan.ranks[0].rank
-        number, step = first + stall.local_ranks[0], stall.step
-        behind, at = min(((s, r) for r, s in inquiry.steps.items()), default=(step, number))
-        if behind < step:
-            number, step = at, behind
-        host = next((h for h in self._plan.topology.hosts if number in self._plan.topology.ranks_of(h)), self._host)
-        message = _standstill(stall, step, places.get(number, ""))
-        self._on_cause(Cause(host, message, ExitCode.PLATFORM_ERROR, time.time(), number))
 
     # --- the end ------------------------------------------------------------------------------------------------
 
@@ -547,7 +445,7 @@ class Supervisor:
             return Outcome("failed", cause.exit_code or ExitCode.PLATFORM_ERROR, cause, consequences=rest)
         step = self._stopped_step()
         reason = state.stop_reason or self._signals.stop_asked
-        last = max((step for step, _ in self._slots()), default=0)
+        last = max((step for step, _ in self._standstill.slots()), default=0)
         if step is not None or (reason and not self._all_completed()):
             return Outcome("stopped", step=last if step is None else step, reason=reason or "the ranks")
         return Outcome("completed", step=last)
@@ -589,16 +487,6 @@ def _ranks_of(topology: Topology, host: str) -> str:
     if not ranks:
         return ""
     return f" (rank {ranks[0]})" if len(ranks) == 1 else f" (ranks {ranks[0]}-{ranks[-1]})"
-
-
-def _standstill(stall: Stall, step: int, place: str) -> str:
-    where = f", and stands at {place}" if place else ""
-    limit = f"{stall.limit_s:g} s"
-    if stall.by_output:
-        return f"no line of output for {stall.seconds:.0f} s{where} (limit {limit}: slipway_output_silence_s)"
-    if step:
-        limit += f", the longer of slipway_progress_s and {PATIENCE} median steps of {stall.median_step_s:.3g} s"
-    return f"no progress for {stall.seconds:.0f} s after step {step}{where} (limit {limit}; the log holds all stacks)"
 
 
 def _has_network() -> bool:
