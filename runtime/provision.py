@@ -111,7 +111,7 @@ def _needs(program: Program, job: Job, settings: Settings) -> Needs | None:
     if not _has_any(code) and not (drivers is not None and drivers.requirements):
         return None
     if not settings.install:
-        _log.info(f"nothing is installed for the code because of {settings.origin('install')}")
+        _log.info(f"the code's requirements are not installed because of {settings.origin('install')}")
         return None
     if drivers is not None and drivers.under_script:
         return None  # sm_train.sh has installed what the job names, and SDK v3 installs nothing else

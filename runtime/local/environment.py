@@ -53,6 +53,8 @@ def container_environ(
         values["OMP_NUM_THREADS"] = str(threads_per_rank(spec, cpus))
     # The launcher's own ports would meet those of another run; a hyperparameter of the user still wins.
     values |= {"SLIPWAY_MASTER_PORT": str(ports[0]), "SLIPWAY_PEER_PORT": str(ports[1])}
+    # Without a container this Python is the developer's own, which a job must not change unasked.
+    values["SLIPWAY_INSTALL"] = "off"
     values |= dict(spec.environment)
     ours = package_path()
     if ours:

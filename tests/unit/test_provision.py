@@ -1,8 +1,15 @@
 """From a named program to one that can start."""
 
 import io
+import json
 import os
+import signal
+import socket
 import tarfile
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +20,7 @@ from runtime.job import read_job
 from runtime.program import Program, find_program
 from runtime.provision import provision
 from runtime.settings import resolve
-from tests.conftest import Cluster, Tree
+from tests.conftest import MARK, Cluster, Tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,6 +202,69 @@ def test_sdk_v3_installs_what_it_names_and_its_own_script_does_so_itself(
     needs: Any = caught.value.args[0]
     assert needs.requirements == f"{code}/{'requirements.txt' if requirements == 'auto' else requirements}"
     assert not needs.package
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[str]:
+    """Serve ``s3://bucket/sourcedir.tar.gz`` and give the endpoint's address."""
+    archive(tmp_path / "s3/bucket/sourcedir.tar.gz", train__py=(MARK + "mark('ran', os.getcwd())").encode())
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "s3"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL"])
+def test_a_job_whose_code_is_on_s3(cluster: Any, bucket: str, name: str) -> None:
+    job: Cluster = cluster()
+    tree = job[1].tree
+    told = json.loads(Path(tree.paths.config, "hyperparameters.json").read_text())
+    tree.hyperparameters(**told, sagemaker_submit_directory='"s3://bucket/sourcedir.tar.gz"')
+    job.start(**{name: bucket, "AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "secret"})
+    assert job[1].wait() == 0, job[1].text
+    assert [mark.read_text() for mark in job[1].marks("ran")] == [tree.paths.code]
+    assert "fetched s3://bucket/sourcedir.tar.gz" in job[1].text
+
+
+def test_code_that_is_not_on_s3_is_named_in_the_failure(cluster: Any, bucket: str) -> None:
+    job: Cluster = cluster()
+    tree = job[1].tree
+    told = json.loads(Path(tree.paths.config, "hyperparameters.json").read_text())
+    tree.hyperparameters(**told, sagemaker_submit_directory="s3://bucket/other.tar.gz")
+    job.start(S3_ENDPOINT_URL=bucket, AWS_ACCESS_KEY_ID="AKID", AWS_SECRET_ACCESS_KEY="secret")  # noqa: S106
+    assert job[1].wait() == 1
+    assert "s3://bucket/other.tar.gz cannot be fetched: there is no such object" in job[1].failure
+
+
+def test_one_hosts_bad_requirements_are_named_on_both(cluster: Any) -> None:
+    job: Cluster = cluster("mark('ran')", hosts=2)
+    job[2].tree.script("pytest==0.1\n", "requirements.txt")
+    job.start()
+    assert [job[number].wait() for number in (1, 2)] == [1, 1]
+    for number in (1, 2):
+        assert "algo-2" in job[number].failure
+        assert "asks for pytest==0.1, but this image has pytest" in job[number].failure
+
+
+def test_a_stop_while_packages_are_installed_is_a_clean_stop(cluster: Any) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        deaf.settimeout(300)
+        job: Cluster = cluster("mark('ran')")
+        job[1].tree.script("nowhere-to-be-had\n", "requirements.txt")
+        job.start(PIP_INDEX_URL=f"http://127.0.0.1:{deaf.getsockname()[1]}/simple/")
+        # pip has asked the index, which will never answer.
+        connection, _ = deaf.accept()
+        job[1].signal(signal.SIGTERM)
+        assert job[1].wait() == 0, job[1].text
+        connection.close()
+    assert json.loads(Path(job[1].tree.paths.stopped).read_text())["reason"] == "SIGTERM"
+    assert not Path(job[1].tree.paths.failure).exists()
+    assert job[1].marks() == []
 
 
 def test_a_requirement_against_the_image_fails_the_job_before_a_rank_starts(cluster: Any) -> None:
