@@ -12,7 +12,7 @@ from tests.dist.conftest import Ended
 
 @pytest.mark.parametrize("name", list(workloads()))
 def test_smoke(name: str, digits: Path, slipway_run: Callable[..., Ended]) -> None:
-    values = json.loads((workloads()[name].parent / "smoke.json").read_text())
+    values = json.loads(Path(workloads()[name]).with_name("smoke.json").read_text())
     words = [word for key, value in values.items() for word in ("--hp", f"{key}={value}")]
     ended = slipway_run("--entrypoint", name, "--channel", f"train={digits / 'train'}", *words)
     assert ended.exit_code == 0, ended.text

@@ -33,7 +33,7 @@ def test_every_module_says_why_it_exists() -> None:
 
 def test_no_wait_is_a_guess() -> None:
     """A sleep in the runtime needs a condition around it: the name service thread and pollers alone may."""
-    allowed = {"runtime/peers.py"}
+    allowed = {"runtime/peers.py", "runtime/remote.py"}
     sleeping = {
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "runtime").rglob("*.py"))
@@ -51,7 +51,9 @@ def test_the_wheel_holds_the_workloads_and_the_type_marker(tmp_path: Path) -> No
     assert {"runtime/py.typed", "runtime/launcher.py", "runtime/_entrypoints/image_classification/train.py"} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
     entry_points = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt")))
-    assert all(word in entry_points.decode() for word in ("train =", "process =", "slipway ="))
+    assert all(word in entry_points.decode() for word in ("process =", "slipway ="))
+    assert any(name.endswith(".data/scripts/train") for name in names)
+    assert "slipway-stacks.pth" in names
 
 
 def test_no_secret_and_no_binary_is_committed() -> None:
