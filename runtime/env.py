@@ -113,6 +113,7 @@ VARIABLES = (
     # Our own wiring, not settings
     Variable("SLIPWAY_HOST_ADDRESSES", "local", "name=address pairs, used instead of DNS: algo-1=127.0.0.2,..."),
     Variable("SLIPWAY_STATE_DIR", "launcher", "where ranks leave progress, error and stop records"),
+    Variable("SLIPWAY_LAUNCH", "launcher", "a random mark, by which what the ranks leave behind is found and ended"),
     Variable("SLIPWAY_STACKS_DIR", "launcher", "where a process writes its stacks when it is asked for them"),
     Variable("SLIPWAY_HOST", "launcher", "name of this host, for the log lines of ranks"),
     Variable("SLIPWAY_IMAGE_FILE", "user", "JSON file with the image's defaults; default /etc/slipway/image.json"),

@@ -60,6 +60,8 @@ class Lost:
     why: str
     said_goodbye: bool = False
     """True when it left in good order, but perhaps before the end of the job."""
+    silent: bool = False
+    """True when nothing came from it any more; else something told us, so that packets do arrive here."""
 
 
 if TYPE_CHECKING:
@@ -237,7 +239,7 @@ class Peers:
 
     def _judge(self, link: _Link, silent_s: float, silence_s: float) -> None:
         if silent_s > silence_s:
-            self._lose(link, self._why_silent(silence_s))
+            self._lose(link, f"no sign for {silence_s:g} s", silent=True)
         elif silent_s > min(SUSPECT_S, silence_s / 2) and not link.suspected:
             link.suspected = True
             log.warning(f"{link.host} has been silent for {silent_s:.1f} s: lost after {silence_s:g} s")
@@ -245,15 +247,11 @@ class Peers:
             for other in list(self._links.values()):
                 self._write(other, b'{"ask":true}\n')
 
-    def _why_silent(self, silence_s: float) -> str:
-        return f"no sign for {silence_s:g} s"
-
     @property
     def deaf(self) -> bool:
-        """Whether we have heard none of at least two hosts since we asked them all: then it is we who are cut off."""
+        """Whether none of the hosts that are connected has answered when they were all asked: then we are cut off."""
         now = time.monotonic()
-        heard = [now - link.heard < SUSPECT_S / 2 for link in self._links.values()]
-        return len(self._expected) > 1 and not any(heard)
+        return bool(self._links) and all(now - link.heard > SUSPECT_S / 2 for link in self._links.values())
 
     # --- sockets ------------------------------------------------------------------------------------------------
 
@@ -434,12 +432,12 @@ class Peers:
         except OSError as error:
             self._lose(link, error.strerror or str(error))
 
-    def _lose(self, link: _Link, why: str) -> None:
+    def _lose(self, link: _Link, why: str, *, silent: bool = False) -> None:
         self._forget(link)
         if link.host and self._links.get(link.host) is link:
             del self._links[link.host]
             self._gone.add(link.host)
-            self._events.append(Lost(link.host, why))
+            self._events.append(Lost(link.host, why, silent=silent))
         elif link.host in self.missing and self._hosts.index(link.host) < self._hosts.index(self._me):
             self._dialing[link.host] = time.monotonic() + RETRY_S
 

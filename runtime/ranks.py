@@ -73,6 +73,7 @@ class Ranks:
         self._loop = loop
         self._host = plan.topology.current_host
         self._by_pid: dict[int, Rank] = {}
+        self._mark = os.urandom(8).hex()
         self._sampler = 0
         self._sinks: tuple[Sink, ...] = ()
         self._made_at = time.monotonic()
@@ -113,7 +114,7 @@ class Ranks:
         for plan in self._plan.ranks:
             # Adapters' ranks say who they are themselves.
             prefix = f"[{self._host} r{plan.rank}] ".encode() if prefix_on and not plan.adapter else b""
-            environ = {**self._plan.environ, **overrides, **plan.environ}
+            environ = {**self._plan.environ, **overrides, **plan.environ, "SLIPWAY_LAUNCH": self._mark}
             try:
                 process = spawn(plan.command or self._plan.command, environ)
             except OSError as error:
@@ -209,7 +210,7 @@ class Ranks:
 
     def _descendants(self) -> Iterator[int]:
         """Find them by the sessions that we made, and by our variable, which a daemon of its own session keeps."""
-        mark = f"\0SLIPWAY_STATE_DIR={self._state_dir}\0".encode()
+        mark = f"\0SLIPWAY_LAUNCH={self._mark}\0".encode()
         for name in os.listdir("/proc") if self._by_pid and os.path.isdir("/proc") else []:
             if not name.isdecimal() or int(name) == os.getpid():
                 continue

@@ -357,9 +357,9 @@ class Supervisor:
         if self._state.stop_reason or event.host in self._state.done_hosts or event.host in self._state.ended_hosts:
             return
         code = ExitCode.PLATFORM_ERROR
-        if peers.deaf or not _has_network():
+        if event.silent and (peers.deaf or not _has_network()):
             message = f"host {self._host}{_ranks_of(self._plan.topology, self._host)} is cut off from all other hosts"
-            self._on_cause(Cause(self._host, f"{message}: {event.why} of {event.host}", code, time.time()))
+            self._on_cause(Cause(self._host, f"{message}: {event.why} from {event.host}", code, time.time()))
             return
         message = f"host {event.host}{_ranks_of(self._plan.topology, event.host)} was lost: {event.why}"
         # A closed connection is seen by everybody at once, a silence by the two neighbours only.

@@ -172,7 +172,7 @@ def test_a_silent_host_is_lost(world: Callable[[int], World]) -> None:
     two.until(lambda: not first.missing and not second.missing, "not met")
     two.freeze("algo-2")
     event = two.event("algo-1", silence_s=0.3)
-    assert event == Lost("algo-2", "no sign for 0.3 s")
+    assert event == Lost("algo-2", "no sign for 0.3 s", silent=True)
 
 
 def test_a_beating_host_is_not_lost(world: Callable[[int], World]) -> None:
