@@ -159,11 +159,11 @@ def read_job(paths: Paths, environ: Environ) -> Job:
     if not os.path.isdir(paths.config):
         return Job(paths, name=environ.get("TRAINING_JOB_NAME") or "local", channels=_local_channels(paths))
     hyperparameters = _read_hyperparameters(f"{paths.config}/hyperparameters.json")
-    resources = _read_object(f"{paths.config}/resourceconfig.json", missing={})
+    resources = read_object(f"{paths.config}/resourceconfig.json", missing={})
     groups = _read_groups(resources, f"{paths.config}/resourceconfig.json")
     hosts, current = _read_hosts(resources, groups, f"{paths.config}/resourceconfig.json")
-    checkpoint = _read_object(f"{paths.config}/checkpointconfig.json", missing={})
-    inputs = _read_object(f"{paths.config}/inputdataconfig.json", missing={})
+    checkpoint = read_object(f"{paths.config}/checkpointconfig.json", missing={})
+    inputs = read_object(f"{paths.config}/inputdataconfig.json", missing={})
     return Job(
         paths=paths,
         name=environ.get("TRAINING_JOB_NAME") or hyperparameters.get("sagemaker_job_name", "").strip('"') or "local",
@@ -191,8 +191,12 @@ def _checkpoint_path(config: JsonObject, paths: Paths) -> str | None:
     return paths.base + local.removeprefix(DEFAULT_BASE) if inside else local
 
 
-def _read_object(path: str, missing: JsonObject | None = None) -> JsonObject:
-    """Read a JSON object; `missing` is returned for an absent file (None: absence is an error)."""
+def read_object(path: str, missing: JsonObject | None = None) -> JsonObject:
+    """Read a JSON object; `missing` is returned for an absent file (None: absence is an error).
+
+    Raises:
+        UserError: the file cannot be read, or holds no JSON object.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read()
@@ -215,7 +219,7 @@ def _read_object(path: str, missing: JsonObject | None = None) -> JsonObject:
 
 
 def _read_hyperparameters(path: str) -> dict[str, str]:
-    values = _read_object(path, missing={})
+    values = read_object(path, missing={})
     # The service writes strings only; a hand-written file may hold numbers, which lose nothing as JSON.
     return {key: value if isinstance(value, str) else dumps(value) for key, value in values.items()}
 

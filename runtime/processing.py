@@ -1,12 +1,20 @@
 """The command ``process``: one of our processing workloads, or any other command. Standard library only."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 
+from runtime import env
 from runtime.errors import ExitCode, UserError
+from runtime.paths import Paths
+from runtime.processing_job import read_processing_job, write_message
 from runtime.program import workloads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,10 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         Only when nothing could be executed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    paths = Paths.from_environ(env.process_environ())
     try:
+        read_processing_job(paths)  # a broken description should fail before the command has worked for hours
         _execute(words)
     except UserError as error:
         sys.stderr.write(f"process: {error}\n")
+        # Outside of a processing job nobody reads it, and the directory is somebody else's.
+        if os.path.isdir(f"{paths.base}/config"):
+            write_message(paths, str(error))
         return int(ExitCode.USER_ERROR)
     return int(ExitCode.COMPLETED)  # pragma: no cover - the process is another program by now
 

@@ -122,3 +122,10 @@ def test_one_argument_with_the_whole_map() -> None:
 def test_what_the_toolkits_dialect_damages_is_told() -> None:
     held = {**ENCODED, "sha": "1234e5", "lr": "0.1", "on": "true", "name": '"x"'}
     assert respelt(held) == {"sha": "123400000.0"}
+
+
+def test_a_tuning_job_mixes_encoded_and_plain_values(tree: Tree) -> None:
+    tree.golden("hyperparameters_tuning_job")
+    held = read_job(tree.paths, {}).hyperparameters
+    words = ["--commit", "1234e5", "--epochs", "10", "--lr", "0.0007312856321", "--optimizer", "adam", "--width", "128"]
+    assert list(arguments(held, "lossless")) == list(arguments(held, "toolkit")) == words
