@@ -52,6 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true")
     plan.add_argument("--settings", action="store_true", help="print every setting and environment variable instead")
     plan.set_defaults(verb=_plan)
+    doctor = verbs.add_parser("doctor", help="look for what would stop a job in this container; no torch is imported")
+    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--no-network", action="store_true", help="ask neither names nor ports")
+    doctor.set_defaults(verb=_doctor)
     report = verbs.add_parser("report", help="make the profile report of a run")
     report.add_argument("directory", metavar="DIR", help="output directory of a run")
     report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
@@ -104,6 +108,16 @@ def _plan(flags: argparse.Namespace) -> int:
     print(f"each of ranks {plan.ranks[0].rank}-{plan.ranks[-1].rank} in {plan.cwd}: {' '.join(plan.command)}")
     _table([("CHOICE", "VALUE", "BECAUSE"), *((item.name, item.value, item.reason) for item in plan.choices)])
     return 0
+
+
+def _doctor(flags: argparse.Namespace) -> int:
+    from runtime.doctor import describe, examine
+    from runtime.paths import Paths
+
+    environ = env.process_environ()
+    report = examine(Paths.from_environ(environ), environ, network=not flags.no_network)
+    print(json.dumps(report.as_json(), indent=2) if flags.json else describe(report))
+    return int(ExitCode.USER_ERROR if report.stops else ExitCode.COMPLETED)
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:

@@ -71,7 +71,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         settings = resolve(job.hyperparameters, environ)
         log.configure(host=job.current_host, level=settings.log_level, as_json=settings.log_json)
         program = find_program(job, settings, environ)
-        check(job)
+        check(job, environ)
         program = provision(program, job, settings, environ, signals.pause)
         plan = _plan(job, settings, environ, program)
         write_unfit(job, plan.unfit)

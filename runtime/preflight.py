@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 
+from runtime.checks import quick
 from runtime.errors import UserError
 from runtime.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.env import Environ
     from runtime.job import Channel, Job
 
 log = Log("preflight")
@@ -20,14 +22,20 @@ LEAST_CHECKPOINT_BYTES = 1 << 20
 """Room without which not even the smallest checkpoint can be written."""
 
 
-def check(job: Job) -> None:
-    """Check channels and directories.
+def check(job: Job, environ: Environ | None = None) -> None:
+    """Check channels and directories, and warn of what `runtime.checks` sees in passing.
+
+    Args:
+        job: the contract, as read.
+        environ: of this process; its values are looked at too.
 
     Raises:
         UserError: a declared channel is missing or empty, a directory cannot be written, the disk is full.
     """
     for channel in job.channels.values():
         _check_channel(channel)
+    for finding in quick(job, environ or {}):
+        log.warning(finding.text())
     for directory in (job.paths.model, job.paths.output_data, job.paths.state, job.paths.profiler):
         _make(directory)
     if job.checkpoint_path is not None:

@@ -52,7 +52,7 @@ def provision(
         bring(program.submit_directory, program.cwd, environ, pause)
     if program.cwd == job.paths.code:
         program = replace(program, kind=kind_of(program.name, program.cwd))
-    _check_there(program)
+    check_there(program)
     if program.kind == COMMAND:
         _make_executable(program)
     needs = _needs(program, job, settings)
@@ -61,8 +61,12 @@ def provision(
     return program
 
 
-def _check_there(program: Program) -> None:
-    """Look for the program, and for files that would hide ours from it."""
+def check_there(program: Program) -> None:
+    """Look for the program, and for files that would hide ours from it.
+
+    Raises:
+        UserError: it is not there, or something hides our package.
+    """
     code = program.cwd
     if program.path and not os.path.isfile(program.path):
         beside = sorted(name for name in _entries(code) if os.path.isfile(f"{code}/{name}"))
