@@ -91,6 +91,8 @@ class Request:
     interface: str
     """Between hosts; empty when nobody knows."""
     tools: Tools
+    options: tuple[str, ...] = ()
+    """Of mpirun, as SDK v3 passes them: words already."""
 
 
 def adapt(request: Request) -> Adapted:
@@ -177,6 +179,7 @@ def _mpi(request: Request, wrap: tuple[str, ...], extra: tuple[Choice, ...] = ()
         "-np",
         str(topology.world_size),
         *_custom_options(request.job),
+        *request.options,
         *_kept(request, (*wrap, *program)),
     )
     return Adapted(command, choices)

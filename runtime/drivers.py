@@ -46,6 +46,8 @@ class Drivers:
     """``script``, ``torchrun``, ``mpi``, or ``custom`` for a driver class of the user's own."""
     processes: int = 0
     """Processes per host that were asked for; 0: as many as there are accelerators."""
+    mpi_options: tuple[str, ...] = ()
+    """``mpi_additional_options``, as words of mpirun."""
     distributed: str = ""
     """distributed.json as it is, for ``SM_DISTRIBUTED_CONFIG``; empty when nothing is distributed."""
     under_script: bool = False
@@ -72,6 +74,7 @@ def read_drivers(paths: Paths, environ: Environ) -> Drivers | None:
         source_dir=_text(source, "source_dir"),
         launcher=launcher,
         processes=processes,
+        mpi_options=_options(distributed, f"{directory}/distributed.json"),
         distributed=_raw(f"{directory}/distributed.json") if distributed else "",
         # It exports the variable before it evaluates the command; nobody else does.
         under_script=bool(environ.get("SM_INPUT_DATA_DIR")) and bool(environ.get("SM_SOURCE_DIR")),
@@ -82,11 +85,19 @@ def _launcher(distributed: Mapping[str, object], path: str) -> tuple[str, int]:
     if not distributed:
         return "script", 0
     count = distributed.get("process_count_per_node") or 0
-    if not isinstance(count, int):
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise UserError(f"{path}: 'process_count_per_node' is {count!r}", allowed="it is a number")
     if "mpi_additional_options" in distributed:
         return "mpi", count
     return ("torchrun" if "smp" in distributed else "custom"), count
+
+
+def _options(distributed: Mapping[str, object], path: str) -> tuple[str, ...]:
+    options: object = distributed.get("mpi_additional_options") or []
+    words: list[object] = options if isinstance(options, list) else [options]  # pyright: ignore[reportUnknownVariableType]
+    if not all(isinstance(word, str) for word in words):
+        raise UserError(f"{path}: 'mpi_additional_options' is {options!r}", allowed="it is a list of words")
+    return tuple(map(str, words))
 
 
 def _raw(path: str) -> str:

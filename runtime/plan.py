@@ -62,7 +62,7 @@ def make_plan(
         nproc, why = _procs_per_host(job, hardware, settings, program)
     topology = arrange(job, nproc, own_programs)
     warnings = _check_equal(job, world, settings, program) if in_world else []
-    style, style_why = choose_style(job, settings, in_world=in_world)
+    style, style_why = choose_style(job, settings, in_world=in_world, drivers=program.drivers)
     script = view(job, topology, hardware, settings, program, environ)
     command = program.command(script.words)
     choices = [
@@ -90,7 +90,8 @@ def make_plan(
 
         for name in ("RANK", "LOCAL_RANK", "ROLE_RANK"):  # of an outer launcher; ours will say it to each rank
             values.pop(name, None)
-        request = Request(style, style_why, job, settings, topology, command, values, interface, tools)
+        options = program.drivers.mpi_options if program.drivers else ()
+        request = Request(style, style_why, job, settings, topology, command, values, interface, tools, options)
         adapted = adapt(request)
         command, ranks = adapted.command, (adapter_process(topology, job.paths.state),)
         variables += adapted.choices

@@ -18,6 +18,7 @@ from runtime.launch_plan import RankPlan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runtime.drivers import Drivers
     from runtime.job import Job
     from runtime.settings import Settings
     from runtime.topology import Topology
@@ -30,13 +31,14 @@ def has_model_parallel(job: Job) -> bool:
     return unquote(job.hyperparameters.get("mp_parameters", "")).strip() not in ("", "{}", "null")
 
 
-def choose_style(job: Job, settings: Settings, *, in_world: bool) -> tuple[str, str]:
+def choose_style(job: Job, settings: Settings, *, in_world: bool, drivers: Drivers | None = None) -> tuple[str, str]:
     """Decide who starts the ranks: our setting, else the SDK's switches in the order of the PyTorch toolkit.
 
     Args:
         job: its hyperparameters hold the switches.
         settings: ``slipway_launcher``.
         in_world: whether this host is one of the world; one outside runs the program alone.
+        drivers: what SDK v3 asked for; it has no switches.
 
     Returns:
         One of `STYLES`, and the reason.
@@ -58,6 +60,10 @@ def choose_style(job: Job, settings: Settings, *, in_world: bool) -> tuple[str, 
             )
     if switched_on(job, "sagemaker_distributed_dataparallel_enabled"):
         return "smddp", "sagemaker_distributed_dataparallel_enabled"
+    if drivers is not None and drivers.launcher == "mpi":
+        return "mpi", "distributed.json of SDK v3"
+    if drivers is not None and drivers.launcher == "torchrun":
+        return "own", "distributed.json of SDK v3: own gives torchrun's environment without its start"
     return "own", "default"
 
 

@@ -208,6 +208,15 @@ def test_what_sdk_v3_distributes(tree: Tree, distributed: object, launcher: str,
     assert bool(found.distributed) is bool(distributed)
 
 
+@pytest.mark.parametrize(
+    "distributed", [{"process_count_per_node": "8"}, {"process_count_per_node": -1}, {"mpi_additional_options": [1]}]
+)
+def test_a_field_of_another_type_is_named(tree: Tree, distributed: object) -> None:
+    tree.drivers(distributed, source_dir="src", entry_script="a.py")
+    with pytest.raises(UserError, match=r"distributed\.json: '(process_count_per_node|mpi_additional_options)' is"):
+        find(tree)
+
+
 @pytest.mark.parametrize(("file", "text"), [("sourcecode", "{"), ("sourcecode", "[]"), ("distributed", "3")])
 def test_a_broken_driver_channel_is_named(tree: Tree, file: str, text: str) -> None:
     tree.drivers(source_dir="src", entry_script="a.py")

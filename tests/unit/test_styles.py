@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runtime.adapters import Tools, find_tools
+from runtime.drivers import read_drivers
 from runtime.errors import UserError
 from runtime.hardware import Hardware
 from runtime.job import read_job
@@ -27,6 +28,7 @@ def plan_of(
     hosts: int = 2,
     current: int = 1,
     environ: dict[str, str] | None = None,
+    distributed: object = None,
     **given: str,
 ) -> LaunchPlan:
     names = [f"algo-{n}" for n in range(1, hosts + 1)]
@@ -34,7 +36,10 @@ def plan_of(
     tree.hyperparameters(**{"lr": "0.1", **given})
     environ = {"SLIPWAY_IMAGE_FILE": "/nonexistent", **(environ or {})}
     job = read_job(tree.paths, environ)
-    program = Program(f"{tree.paths.code}/train.py", tree.paths.code, "sagemaker_program=train.py")
+    if distributed is not None:
+        tree.drivers(distributed, source_dir="src", entry_script="train.py")
+    drivers = read_drivers(tree.paths, environ)
+    program = Program(f"{tree.paths.code}/train.py", tree.paths.code, "sagemaker_program=train.py", drivers=drivers)
     settings = resolve(job.hyperparameters, environ)
     return make_plan(job, MACHINE, settings, program, environ, {}, lambda _: tools)
 
@@ -198,3 +203,22 @@ def test_tools_are_found_without_starting_them(tmp_path: Path) -> None:
     (tmp_path / "mpirun").chmod(0o644)
     if os.access(tmp_path / "mpirun", os.X_OK) is False:
         assert find_tools({"PATH": str(tmp_path)}, []).mpirun == ""
+
+
+def test_mpi_of_sdk_v3_starts_a_rank_for_every_process_of_every_host(tree: Tree) -> None:
+    """Its own driver starts as many as one host should have: it passes the number of one host to ``-np``."""
+    asked = {"process_count_per_node": 3, "mpi_additional_options": ["--verbose", "-x", "NCCL_DEBUG=INFO"]}
+    plan = plan_of(tree, distributed=asked)
+    assert (plan.style, reason(plan)) == ("mpi", "distributed.json of SDK v3")
+    command = list(plan.command)
+    assert command[command.index("-np") + 1] == "6"
+    assert command[command.index("--host") + 1] == "algo-1:3,algo-2:3"
+    assert [word for word in command if word in ("--verbose", "NCCL_DEBUG=INFO")] == ["--verbose", "NCCL_DEBUG=INFO"]
+
+
+def test_torchrun_of_sdk_v3_is_our_own_launcher_with_its_number_of_processes(tree: Tree) -> None:
+    plan = plan_of(tree, distributed={"process_count_per_node": 3, "smp": None})
+    assert (plan.style, len(plan.ranks)) == ("own", 3)
+    assert "own gives torchrun's environment" in reason(plan)
+    assert reason(plan, "procs_per_host") == "process_count_per_node of the SDK's distributed.json"
+    assert plan_of(tree, distributed={"process_count_per_node": 3, "smp": None}, slipway_procs_per_host="2").ranks[1:]
