@@ -75,8 +75,6 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         program = provision(program, job, settings, environ, signals.pause)
         plan = _plan(job, settings, environ, program)
         write_unfit(job, plan.unfit)
-        for choice in plan.choices:
-            _log.info(f"{choice.name}={choice.value} because {choice.reason}")
         for warning in plan.warnings:
             _log.warning(warning)
         return Supervisor(plan, settings, job, signals).run(addresses)

@@ -189,6 +189,9 @@ class Supervisor:
                 self._check_rendezvous_port(address)
         self._standstill = Standstill(self._plan, self._settings, self._state_dir, self._ranks)
         self._ranks.start(overrides)
+        # Each line to a pipe may wake its reader: the user's first line comes before them.
+        for choice in self._plan.choices:
+            log.info(f"{choice.name}={choice.value} because {choice.reason}")
         # Read by now: the ranks need longer to start than this takes, and nothing of theirs waits for it.
         self._memory = read_memory()
 
