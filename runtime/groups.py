@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from runtime.env import flag
 from runtime.errors import UserError
+from runtime.frozen import cast
 from runtime.hyperparameters import unquote
 from runtime.jsontext import loads, loads_or
 
@@ -43,14 +44,15 @@ def group_programs(job: Job, settings: Settings) -> Mapping[str, str]:
         return {}
     origin = settings.origin("group_programs")
     value = loads_or(text, None)
-    if not isinstance(value, dict) or not all(isinstance(item, str) and item for item in value.values()):
+    programs = cast("dict[str, str]", value) if isinstance(value, dict) else {}
+    if not programs or not all(isinstance(item, str) and item for item in programs.values()):
         raise UserError(
             f"slipway_group_programs is {text!r} (from {origin})",
             allowed='it is a JSON object of group to program, such as {"feeders": "feed.py"}',
         )
-    for name in value:
+    for name in programs:
         _known(job, name, f"slipway_group_programs (from {origin})")
-    return value
+    return programs
 
 
 def world_groups(job: Job, programs: Mapping[str, str]) -> tuple[str, ...]:
@@ -105,4 +107,4 @@ def _distribution_groups(job: Job) -> tuple[str, ...]:
         value = loads(text)
     except ValueError:
         value = text
-    return tuple(str(name) for name in value) if isinstance(value, list) else (str(value),)
+    return tuple(map(str, cast("list[object]", value))) if isinstance(value, list) else (str(value),)

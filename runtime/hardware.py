@@ -14,6 +14,7 @@ from runtime.frozen import frozen
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from runtime.env import Environ
     from runtime.fabric import Fabric
@@ -239,16 +240,16 @@ def count_by_nvml(load: Callable[[], object]) -> int:
         load: returns the library, or raises OSError.
     """
     try:
-        library = load()
+        library: Any = load()
     except OSError:
         return 0
     import ctypes
 
     count = ctypes.c_uint(0)
-    if library.nvmlInit_v2() != 0:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    if library.nvmlInit_v2() != 0:
         return 0
-    answered = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    library.nvmlShutdown()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    answered = library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    library.nvmlShutdown()
     return count.value if answered else 0
 
 

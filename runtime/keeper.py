@@ -21,11 +21,11 @@ import time
 from runtime import env
 from runtime.loop import Loop
 from runtime.outcome import cause_of_exit, read_rank_error, write_rank_error
-from runtime.relay import Relay
+from runtime.relay import FOLD_S, TAIL_BYTES, Relay, open_sinks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 OPEN_MPI = {"RANK": "OMPI_COMM_WORLD_RANK", "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK"}
@@ -79,7 +79,15 @@ class Keeper:
         )
         text = f"[{self._host} r{self._rank}] ".encode() if prefix else b""
         self._loop = Loop()
-        self._relays = [self._relay(1, text), self._relay(2, text)]
+        self._sinks = open_sinks(self._loop)
+        pipes = (self._process.stdout, self._process.stderr)
+        self._relays: list[Relay] = []
+        for pipe, sink, tail in zip(pipes, self._sinks, (TAIL_BYTES // 8, TAIL_BYTES), strict=True):
+            assert pipe is not None  # noqa: S101 - asked for above
+            relay = Relay(os.dup(pipe.fileno()), sink, text, tail_bytes=tail)
+            pipe.close()
+            relay.resume(self._loop)
+            self._relays.append(relay)
         self._ended = os.pidfd_open(self._process.pid)
         self._loop.on_read(self._ended, lambda: None)
 
@@ -88,22 +96,6 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    def _relay(self, sink: int, prefix: bytes) -> Relay:
-        pipe = self._process.stdout if sink == 1 else self._process.stderr
-        assert pipe is not None  # noqa: S101 - asked for above
-        relay = Relay(os.dup(pipe.fileno()), sink, prefix)
-        pipe.close()
-        self._loop.on_read(relay.source, self._pump(relay))
-        return relay
-
-    def _pump(self, relay: Relay) -> Callable[[], None]:
-        def pump() -> None:
-            relay.pump()
-            if relay.ended:
-                self._loop.forget(relay.source)
-
-        return pump
-
     def watch(self) -> int:
         """See the rank to its end.
 
@@ -111,12 +103,18 @@ class Keeper:
             Its exit code, or 128+n for death by signal n.
         """
         while self._process.poll() is None:
-            self._loop.turn(3600.0)  # pipes and the end of the process wake us; there is nothing to poll for
+            # Pipes and the end of the process wake us; a progress bar that is held back needs a clock.
+            self._loop.turn(FOLD_S)
+            for relay in self._relays:
+                relay.tick(time.monotonic())
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         for relay in self._relays:
+            self._loop.forget(relay.source)
             relay.drain()
             relay.close()
+        for sink in self._sinks:
+            sink.finish()
         status = self._process.returncode
         if status != 0:
             self._write_record(status)
@@ -127,8 +125,9 @@ class Keeper:
         if self._told and status in (-signal.SIGTERM, 128 + signal.SIGTERM):
             return
         known = read_rank_error(self._record)
+        out, err = (relay.tail for relay in self._relays)
         cause = cause_of_exit(
-            self._host, self._rank, status, known, self._relays[1].tail, time.time(), ended_by_us=bool(self._told)
+            self._host, self._rank, status, known, err, time.time(), ended_by_us=bool(self._told), out=out
         )
         write_rank_error(self._record, cause)
 

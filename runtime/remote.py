@@ -209,11 +209,11 @@ class Worker:
         leave_at = 0.0
         while process.poll() is None:
             # SIGTERM for a stop reaches the ranks through mpirun; what we must not do is take the daemon from it.
-            watched: list[object] = [self._signals.wake] if leave_at else [self._signals.wake, sock]
+            watched = [self._signals.wake] if leave_at else [self._signals.wake, sock.fileno()]
             ready, _, _ = select.select(watched, [], [], 1.0 if leave_at else None)
             if self._signals.wake in ready:
                 self._signals.drain()
-            if sock in ready and not _peek(sock):
+            if sock.fileno() in ready and not _peek(sock):
                 leave_at = time.monotonic() + LEAVE_S
                 process.terminate()
             if leave_at and time.monotonic() > leave_at:
