@@ -1,9 +1,15 @@
 """What a launcher may cost: `import runtime` and the supervisor load the standard library only."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.conftest import Tree
+
+ROOT = Path(__file__).parents[2]
 
 HEAVY = ("torch", "numpy", "boto3", "PIL", "logging", "asyncio", "inspect.numpy")
 
@@ -16,6 +22,46 @@ def test_neither_torch_nor_numpy_nor_boto3_is_imported(module: str) -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert module in loaded
     assert [name for name in HEAVY if name in loaded] == []
+
+
+COSTLY = (
+    "argparse", "collections", "contextlib", "ctypes", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
+    "pathlib", "re", "selectors", "shutil", "signal", "socket", "subprocess", "tarfile", "threading", "traceback",
+    "typing", "urllib",
+)  # fmt: skip
+"""Modules of the standard library that cost a millisecond or more; see docs/adr/0007."""
+
+AT_THE_START = """
+import sys
+import runtime.ranks
+spawn = runtime.ranks.spawn
+def told(*arguments):
+    print("loaded:", *sys.modules, file=sys.stderr)
+    return spawn(*arguments)
+runtime.ranks.spawn = told
+from runtime.launcher import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("encoded", [True, False])
+def test_until_the_first_rank_is_started_nothing_costly_is_loaded(tree: Tree, encoded: bool) -> None:
+    """As in our images: without site, whose own imports are not ours to choose."""
+    values = {"sagemaker_program": "train.py", "lr": "0.1", "name": "resnet", "layers": "[1, 2]", "git": "1234e5"}
+    tree.hyperparameters(**{name: json.dumps(value) if encoded else value for name, value in values.items()})
+    tree.config("resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"})
+    tree.config("inputdataconfig", {"train": {"TrainingInputMode": "File"}})
+    tree.channel("train", x="1")
+    tree.script("pass")
+    environ = {"SAGEMAKER_BASE_DIR": str(tree.base), "SLIPWAY_IMAGE_FILE": "/none", "SLIPWAY_PROFILE": "off"}
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{AT_THE_START}"
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    loaded = next(line for line in ended.stderr.splitlines() if line.startswith("loaded:")).split()
+    assert "runtime.supervisor" in loaded
+    assert [name for name in COSTLY if name in loaded] == []
 
 
 def test_public_names_are_there_and_lazy() -> None:
