@@ -66,6 +66,10 @@ def last_raised(lines: Sequence[str], *, whole: bool = False) -> Raised | None:
     Returns:
         None without a whole traceback.
     """
+    if any("\x1b[" in line for line in lines):  # FORCE_COLOR makes Python 3.13 and others write colours
+        import re
+
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     found = _read_all(lines, whole)
     ends = [raised for raised in found if not raised.aside]
     if not ends:

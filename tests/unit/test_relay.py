@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from runtime import relay as relay_module
 from runtime.loop import Loop
 from runtime.relay import LONGEST_LINE_BYTES, PENDING_BYTES, PIECE_BYTES, TAIL_BYTES, Relay, Sink, open_sinks
+from tests.conftest import Cluster, wait_for
 
 
 class Pipe:
@@ -470,3 +472,57 @@ def test_one_pipe_for_both_outputs_is_one_sink() -> None:
     apart = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (together.stdout, apart.stderr) == ("True\n", "False\n")
     assert callable(open_sinks)
+
+
+# --- under a real `train` -------------------------------------------------------------------------------------------
+
+
+def test_nobody_reads_our_log_and_the_job_ends_all_the_same(cluster: Callable[..., Cluster]) -> None:
+    """The reader of host 1's output is stuck for ever: its rank stops, host 2 hears from it, a stop ends both."""
+    script = (
+        "if HOST == 'algo-1':\n"
+        "    mark('began')\n"
+        "    for n in range(100_000): print('x' * 200)\n"
+        "    mark('wrote-all')\n"
+        "else:\n"
+        "    linger()\n"
+    )
+    job = cluster(script, hosts=2, silence_s=3)
+    job.start()
+    wait_for(lambda: job[1].marks("began"), "the rank of host 1 begins to write")
+    first = job[1].process
+    assert first is not None
+    assert first.stdout is not None
+    # Longer than the limit of silence: the watch of host 1 must go on though its output does not.
+    with pytest.raises(subprocess.TimeoutExpired):
+        first.wait(timeout=6)
+    assert job[1].marks("wrote-all") == []
+    assert job[2].process is not None
+    assert job[2].process.poll() is None
+    job[1].signal(signal.SIGTERM)
+    assert first.wait(timeout=120) == 0
+    assert job[2].wait() == 0
+    assert "lost" not in job[2].text
+
+
+def test_a_bar_under_train_is_folded_and_raw_on_demand(cluster: Callable[..., Cluster]) -> None:
+    script = "for n in range(2000): sys.stderr.write(f'\\r{n + 1}/2000')\nsys.stderr.write('\\n')"
+    job = cluster(script)
+    job.start()
+    assert job[1].wait() == 0
+    assert "2000/2000\n" in job[1].text
+    assert job[1].text.count("/2000") < 200
+    job = cluster(script, progress_bars="raw")
+    job.start()
+    assert job[1].wait() == 0
+    # Python reads a carriage return as the end of a line, which here it is not; the number of states tells.
+    assert job[1].text.count("/2000") == 2000
+
+
+def test_fifty_thousand_lines_are_exact(cluster: Callable[..., Cluster]) -> None:
+    script = "print('Exception: none')\nfor n in range(50_000): print(f'  größe {n} 日本語\\t')"
+    job = cluster(script)
+    job.start()
+    assert job[1].wait() == 0
+    lines = [line for line in job[1].text.split("\n") if line.startswith("  größe")]
+    assert lines == [f"  größe {n} 日本語\t" for n in range(50_000)]

@@ -285,6 +285,11 @@ def test_no_whole_traceback_is_none_or_something(text: str) -> None:
     assert raised is None or raised.message
 
 
+def test_colours_are_no_part_of_it() -> None:
+    lines = [HEAD, '  File \x1b[35m"/c/train.py"\x1b[0m, line \x1b[35m3\x1b[0m, in f', "\x1b[1;35mKeyError\x1b[0m: 'x'"]
+    assert last_raised(lines) == Raised("KeyError: 'x'", "/c/train.py:3")
+
+
 def test_a_formatted_exception_is_whole() -> None:
     lines = [HEAD, '  File "/c/train.py", line 3, in f', "    x", "ValueError: first", "second at the margin", "a note"]
     raised = last_raised(lines, whole=True)
