@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from runtime import env, log
+from runtime import env, log, redact
 from runtime.errors import ExitCode, PlatformError, UserError
 from runtime.version import __version__
 
@@ -93,20 +93,24 @@ def _plan(flags: argparse.Namespace) -> int:
     if flags.settings:
         return _settings(environ, as_json=flags.json)
     job, _, plan = prepare(Paths.from_environ(environ), environ)
+    redact.learn(environ)
+    redact.learn(job.hyperparameters)
+    command = redact.redact_words(plan.command)
+    shown = [(item.name, redact.redact(item.value), redact.redact(item.reason)) for item in plan.choices]
     if flags.json:
-        choices = [{"name": item.name, "value": item.value, "reason": item.reason} for item in plan.choices]
+        choices = [dict(zip(("name", "value", "reason"), item, strict=True)) for item in shown]
         ranks = [{"rank": rank.rank, "local_rank": rank.local_rank} for rank in plan.ranks]
         facts: dict[str, Any] = {
             "job": job.name,
             "host": job.current_host,
             "hosts": list(plan.topology.hosts),
         }
-        facts |= {"command": list(plan.command), "cwd": plan.cwd, "ranks": ranks, "choices": choices}
+        facts |= {"command": command, "cwd": plan.cwd, "ranks": ranks, "choices": choices}
         print(json.dumps(facts, indent=2))
         return 0
     print(f"job {job.name}, host {job.current_host} of {', '.join(plan.topology.hosts)}")
-    print(f"each of ranks {plan.ranks[0].rank}-{plan.ranks[-1].rank} in {plan.cwd}: {' '.join(plan.command)}")
-    _table([("CHOICE", "VALUE", "BECAUSE"), *((item.name, item.value, item.reason) for item in plan.choices)])
+    print(f"each of ranks {plan.ranks[0].rank}-{plan.ranks[-1].rank} in {plan.cwd}: {' '.join(command)}")
+    _table([("CHOICE", "VALUE", "BECAUSE"), *shown])
     return 0
 
 

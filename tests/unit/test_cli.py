@@ -9,6 +9,7 @@ import pytest
 
 from runtime import cli, processing
 from runtime.local.record import JobRecord
+from tests.conftest import Tree
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,6 +47,23 @@ def test_help_lists_only_what_is_there(capsys: pytest.CaptureFixture[str]):
     text = capsys.readouterr().out
     assert all(f"    {verb} " in text for verb in ("run", "plan", "doctor", "report"))
     assert not any(f"    {verb} " in text for verb in ("check", "index", "convert", "inspect", "uri"))
+
+
+@pytest.mark.parametrize("words", [["plan"], ["plan", "--json"]])
+def test_the_plan_shows_no_secret(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    tree = Tree(tmp_path / "ml")
+    tree.config("resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1"]})
+    tree.hyperparameters(sagemaker_program="train.py", lr="0.1", note="uses open-sesame", **{"hf_token": "open-sesame"})
+    tree.script("pass")
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tree.base))
+    monkeypatch.setenv("SLIPWAY_IMAGE_FILE", str(tree.base / "no-image.json"))
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    assert "--hf_token" in text
+    assert "--lr" in text
+    assert "open-sesame" not in text
 
 
 @pytest.mark.parametrize("words", [[], ["rum"], ["run", "--hosts", "0"], ["run", "--max-run", "-1"]])
