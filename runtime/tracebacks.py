@@ -70,7 +70,8 @@ def last_raised(lines: Sequence[str], *, whole: bool = False) -> Raised | None:
         import re
 
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
-    found = _read_all(lines, whole)
+    # Once a process group exists, torch puts the rank before each line of what ends the program.
+    found = _read_all([_without_rank(line) for line in lines], whole)
     ends = [raised for raised in found if not raised.aside]
     if not ends:
         return found[-1] if found else None
@@ -79,6 +80,13 @@ def last_raised(lines: Sequence[str], *, whole: bool = False) -> Raised | None:
     if last.messenger and told:
         return replace(told[-1], at_end=last.at_end)
     return last
+
+
+def _without_rank(line: str) -> str:
+    if not line.startswith("[rank"):
+        return line
+    number, mark, rest = line[5:].partition("]: ")
+    return rest if mark and number.isdigit() else line
 
 
 def _read_all(lines: Sequence[str], whole: bool) -> list[Raised]:

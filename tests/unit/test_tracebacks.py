@@ -290,6 +290,13 @@ def test_colours_are_no_part_of_it() -> None:
     assert last_raised(lines) == Raised("KeyError: 'x'", "/c/train.py:3")
 
 
+def test_the_rank_that_torch_puts_before_each_line_is_no_part_of_it() -> None:
+    lines = [HEAD, '  File "/c/train.py", line 28, in <module>', "    loss.backward()", "RuntimeError: closed by peer"]
+    expected = Raised("RuntimeError: closed by peer", "/c/train.py:28")
+    assert last_raised([f"[rank2]: {line}" for line in lines]) == expected
+    assert last_raised([*lines[:-1], "[rank]: no rank"]) == Raised("[rank]: no rank", "/c/train.py:28")
+
+
 def test_a_formatted_exception_is_whole() -> None:
     lines = [HEAD, '  File "/c/train.py", line 3, in f', "    x", "ValueError: first", "second at the margin", "a note"]
     raised = last_raised(lines, whole=True)
