@@ -154,18 +154,20 @@ def _count(processes: int) -> str:
 
 def _native_words(err: Sequence[str]) -> list[str]:
     """Return what C++ or the C library said as it gave up, the most telling line first."""
-    said: list[str] = []
+    said: list[tuple[int, str]] = []
     for number, line in enumerate(err):
         text = line.strip()
         if text.startswith("terminate called"):
             kind = text.rpartition("'")[0].rpartition("'")[2]
             what = next((one.strip() for one in err[number + 1 : number + 3] if "what():" in one), "")
-            said.insert(0, f"{kind}: {what.partition('what():')[2].strip()}" if what else text)
-        elif text.startswith("Fatal Python error:") or ("Assertion" in text and "failed" in text):
-            said.insert(0, text)
+            said.append((0, f"{kind}: {what.partition('what():')[2].strip()}" if what else text))
+        elif "Assertion" in text and "failed" in text:
+            said.append((0, text))
+        elif text.startswith("Fatal Python error:"):
+            said.append((2, text))
         elif text.startswith(("free():", "malloc():", "double free", "corrupted", "munmap_chunk():", "*** ")):
-            said.append(text)
-    return said
+            said.append((1, text))
+    return [text for _, text in sorted(said, key=lambda one: one[0])]
 
 
 def _fatal_place(err: Sequence[str]) -> str:

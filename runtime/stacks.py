@@ -24,7 +24,7 @@ _file: object = None
 
 
 def answer(directory: str) -> None:
-    """Let this process write its stacks to ``<directory>/<pid>.txt`` when asked.
+    """Let this process write its stacks to ``<directory>/<pid>.txt`` when asked, and on standard error when it crashes.
 
     Args:
         directory: ``SLIPWAY_STACKS_DIR``; empty outside of a job, and then nothing is done.
@@ -35,6 +35,9 @@ def answer(directory: str) -> None:
     import faulthandler
 
     try:
+        if not faulthandler.is_enabled():
+            # A crash of native code then ends with the user's line, which the failure reason names.
+            faulthandler.enable()
         _file = open(f"{directory}/{os.getpid()}.txt", "w")  # noqa: SIM115 - open for the life of the process
         faulthandler.register(NUMBER, file=_file, all_threads=True)
     except (OSError, ValueError, AttributeError):

@@ -162,6 +162,11 @@ FAULTS = {
         ("killed by SIGSEGV", "Fatal Python error: Segmentation fault"),
         code=139,
     ),
+    "SEGV under runtime.main": Fault(
+        "import ctypes, runtime\ndef train(run):\n    ctypes.string_at(0)  # HERE\nruntime.main(train)",
+        ("killed by SIGSEGV", "Segmentation fault"),
+        code=139,
+    ),
     "ABRT": Fault("import os\nos.abort()", ("killed by SIGABRT",), code=134),
     "C++": Fault(
         f"{PRINTS}import os\nsay(\"terminate called after throwing an instance of 'std::length_error'\")\n"
