@@ -32,8 +32,9 @@ class Signature:
     """A fact of this machine worth adding: ``shm``, ``memory``, ``limits`` or ``disk``."""
 
 
-def _row(words: Sequence[str], means: str, fix: str, *, look: str = "") -> Signature:
-    return Signature(tuple(words), means, fix, look=look)
+def _row(words: Sequence[str], means: str, fix: str, *, felt: bool = False, look: str = "") -> Signature:
+    """Make a row; `felt`: survivors print it too, so that a cause which is told within seconds goes first."""
+    return Signature(tuple(words), means, fix, consequence=felt, look=look)
 
 
 def _felt(words: Sequence[str], means: str = "the connection to another rank was lost") -> Signature:
@@ -186,11 +187,13 @@ SIGNATURES: tuple[Signature, ...] = (
         ["fi_getinfo|NET/OFI Unable to find a protocol|libfabric:|NET/OFI Failed|FI_PROVIDER"],
         "the EFA network could not be used",
         "unset FI_PROVIDER on instance types without EFA; allow all traffic within the security group, both ways",
+        felt=True,
     ),
     _row(
         ["ncclSystemError|unhandled system error"],
         "NCCL's network or shared memory failed",
         "NCCL_DEBUG=INFO names the call; NCCL_SOCKET_IFNAME must be an interface that all hosts share",
+        felt=True,
     ),
     _row(
         ["version mismatch|Mismatched NCCL version"],
@@ -201,6 +204,7 @@ SIGNATURES: tuple[Signature, ...] = (
         ["unhandled cuda error|ncclUnhandledCudaError"],
         "a CUDA call inside NCCL failed",
         "NCCL_DEBUG=WARN names it; a full GPU memory is the first suspect",
+        felt=True,
     ),
     _row(
         ["Address already in use|EADDRINUSE"],
@@ -213,6 +217,7 @@ SIGNATURES: tuple[Signature, ...] = (
         "set GLOO_SOCKET_IFNAME to an interface that all hosts share (`slipway doctor` lists them)",
     ),
     # --- collectives: what a survivor feels ---------------------------------------------------------------------------
+    _felt(["waiting for clients|clients joined"], "other ranks did not come to the rendezvous"),
     _felt(
         ["Watchdog caught collective operation timeout|ncclRemoteError|remote process exited or there was a network"]
     ),
