@@ -27,6 +27,8 @@ KEPT_LINES = 200
 """Lines of pip that are kept for the error; a conflict of many packages takes about a hundred."""
 WARM_POOL_CACHE = "sagemaker/warmpoolcache"
 """Under the contract's root; survives from one job of a warm pool to the next."""
+SETUPTOOLS_WITH_WHEELS = (70, 1)
+"""First version that needs no other package to make a wheel. Source: its change log."""
 POLL_S = 0.5
 """How soon a stop request is noticed while pip works."""
 
@@ -107,7 +109,7 @@ def pip_environ(environ: Environ, base: str, index_url: str = "") -> dict[str, s
     return values
 
 
-def command(needs: Needs, constraints: str, source: str, *, offline: bool) -> tuple[str, ...]:
+def command(needs: Needs, constraints: str, source: str, *, offline: bool, prefix: str = "") -> tuple[str, ...]:
     """Return pip's command line.
 
     Args:
@@ -115,18 +117,34 @@ def command(needs: Needs, constraints: str, source: str, *, offline: bool) -> tu
         constraints: file of the image's packages; empty: none.
         source: copy of the code directory from which a package is built.
         offline: ask no index.
+        prefix: where to install; empty: where the image's packages are.
     """
     words = [sys.executable, "-m", "pip", "install"]
+    words += ["--prefix", prefix] if prefix else []
     words += ["-c", constraints] if constraints else []
     for folder in (needs.wheelhouse, needs.wheels):
         words += ["--find-links", folder] if folder else []
     if offline:
         words.append("--no-index")
+    if needs.package and (offline or _builds_with_our_setuptools(needs.code)):
         # The tools that build a package are the image's own: an isolated build would want to fetch them.
-        words += ["--no-build-isolation"] if needs.package else []
+        words.append("--no-build-isolation")
     words += ["-r", needs.requirements] if needs.requirements else []
     words += [source] if needs.package else []
     return tuple(words)
+
+
+def _builds_with_our_setuptools(code: str) -> bool:
+    """Whether a ``setup.py`` names no tools of its own, and ours can make a wheel without the package ``wheel``."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if os.path.isfile(f"{code}/pyproject.toml"):
+        return False
+    try:
+        major, minor = (int(part) for part in version("setuptools").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return False
+    return (major, minor) >= SETUPTOOLS_WITH_WHEELS
 
 
 def install(
@@ -137,7 +155,7 @@ def install(
     limit_s: float,
     keeps_lock: bool = True,
     lock: Mapping[str, str] | None = None,
-) -> float:
+) -> str:
     """Install what the code needs.
 
     Args:
@@ -149,7 +167,8 @@ def install(
         lock: the image's packages; default: `read_lock`.
 
     Returns:
-        Seconds that it took.
+        Directory that scripts need on their path besides the image's packages; empty in most cases. An image whose
+        packages cannot be written (another user, a read-only root) gets one under the temporary directory.
 
     Raises:
         UserError: a requirement would replace a package of the image, or cannot be had.
@@ -162,7 +181,8 @@ def install(
 
     began = time.monotonic()
     deadline = began + limit_s
-    if importlib.util.find_spec("pip") is None:
+    pip = importlib.util.find_spec("pip")
+    if pip is None or pip.origin is None:
         raise PlatformError(
             f"The code needs packages ({_told(needs)}), and this image has no pip", fix="build the image with pip"
         )
@@ -170,6 +190,10 @@ def install(
     if needs.requirements:
         check_lock(needs.requirements, locked)
     aside = tempfile.mkdtemp(prefix="slipway-install-")
+    prefix = ""
+    if not os.access(os.path.dirname(os.path.dirname(pip.origin)), os.W_OK):
+        prefix = tempfile.mkdtemp(prefix="slipway-packages-")
+        _log.info(f"packages go to {prefix}, because uid {os.getuid()} cannot write where the image has its own")
     turn = _wait_for_turn(tempfile.gettempdir(), pause, deadline)
     try:
         constraints = f"{aside}/constraints.txt" if locked else ""
@@ -181,19 +205,20 @@ def install(
             # A build leaves files beside the source, and the code directory may be the user's own tree.
             shutil.copytree(needs.code, source, symlinks=True, ignore=shutil.ignore_patterns(".git", "*.whl"))
         offline = bool(needs.wheelhouse or needs.wheels)
-        code, output = _run(command(needs, constraints, source, offline=offline), needs.code, environ, pause, deadline)
+        code, output = _run(
+            command(needs, constraints, source, offline=offline, prefix=prefix), needs.code, environ, pause, deadline
+        )
         if code and offline and not needs.wheelhouse:
             _log.info("the wheels that came with the code do not hold everything, so the index is asked too")
-            online = command(needs, constraints, source, offline=False)
+            online = command(needs, constraints, source, offline=False, prefix=prefix)
             code, output = _run(online, needs.code, environ, pause, deadline)
         if code:
             raise conflict_told(output, locked) or _failure(needs, output, code)
     finally:
         os.close(turn)
         shutil.rmtree(aside, ignore_errors=True)
-    seconds = time.monotonic() - began
-    _log.info(f"installed {_told(needs)} in {seconds:.1f} s")
-    return seconds
+    _log.info(f"installed {_told(needs)} in {time.monotonic() - began:.1f} s")
+    return f"{prefix}/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages" if prefix else ""
 
 
 def _wait_for_turn(directory: str, pause: Callable[[float], object], deadline: float) -> int:
@@ -201,7 +226,9 @@ def _wait_for_turn(directory: str, pause: Callable[[float], object], deadline: f
     import fcntl
     import time
 
-    turn = os.open(f"{directory}/slipway-install-{os.getuid()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    turn = os.open(
+        f"{directory}/slipway-install-{os.getuid()}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
     while True:
         try:
             fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -277,7 +304,7 @@ def _failure(needs: Needs, output: Sequence[str], code: int) -> UserError:
     where = "from the wheelhouse, and no index was asked" if needs.wheelhouse else "from the index and the wheels"
     return UserError(
         f"Installing {_told(needs)} failed: {' | '.join(told[:3]) or f'pip ended with {code}'}",
-        allowed=f"packages come {where}",
+        allowed=f"It installs {where}",
         fix="see pip's lines in the log"
         + ("; add what is missing to the wheelhouse" if needs.wheelhouse else "; without a network use a wheelhouse"),
     )

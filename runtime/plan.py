@@ -75,7 +75,7 @@ def make_plan(
     values = dict(environ)
     values |= script.variables
     values |= _torchrun_variables(job, settings, topology, addresses)
-    values["PYTHONPATH"] = ":".join(part for part in (program.cwd, environ.get("PYTHONPATH", "")) if part)
+    values["PYTHONPATH"] = ":".join(filter(None, (program.cwd, program.packages, environ.get("PYTHONPATH", ""))))
     interface, interface_why = _interface(job, hardware, topology, values["MASTER_ADDR"])
     if interface_why:
         choices.append(Choice("network_interface", interface or "-", interface_why))
@@ -93,7 +93,7 @@ def make_plan(
         options = program.drivers.mpi_options if program.drivers else ()
         request = Request(style, style_why, job, settings, topology, command, values, interface, tools, options)
         adapted = adapt(request)
-        command, ranks = adapted.command, (adapter_process(topology, job.paths.state),)
+        command, ranks = adapted.command, (adapter_process(request),)
         variables += adapted.choices
     for choice in variables:
         if choice.name in environ:

@@ -46,6 +46,8 @@ class Program:
     """Directory, archive, file or S3 address to bring into the code directory; None: the code is there already."""
     drivers: Drivers | None = None
     """What SDK v3 asked for; None: the job was not made by it."""
+    packages: str = ""
+    """Directory of packages that were installed for it outside of the image's own; empty in most cases."""
 
     @property
     def path(self) -> str:

@@ -57,7 +57,7 @@ def provision(
         _make_executable(program)
     needs = _needs(program, job, settings)
     if needs is not None and needs:
-        _install(needs, job, settings, environ, pause)
+        program = replace(program, packages=_install(needs, job, settings, environ, pause))
     return program
 
 
@@ -142,7 +142,7 @@ def _has_any(code: str) -> bool:
     return any(os.path.isfile(f"{code}/{name}") for name in ("requirements.txt", "setup.py", "pyproject.toml"))
 
 
-def _install(needs: Needs, job: Job, settings: Settings, environ: Environ, pause: Callable[[float], object]) -> None:
+def _install(needs: Needs, job: Job, settings: Settings, environ: Environ, pause: Callable[[float], object]) -> str:
     from runtime.installs import install, pip_environ
 
     index = ""
@@ -150,7 +150,7 @@ def _install(needs: Needs, job: Job, settings: Settings, environ: Environ, pause
         from runtime.codeartifact import index_url
 
         index = index_url(environ["CA_REPOSITORY_ARN"], environ)
-    install(
+    return install(
         needs,
         pip_environ(environ, job.paths.base, index),
         pause=pause,

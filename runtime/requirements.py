@@ -6,6 +6,7 @@ import os
 
 from runtime.errors import UserError
 from runtime.frozen import frozen
+from runtime.version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,22 +39,23 @@ def canonical(name: str) -> str:
 
 
 def read_lock(path: str = LOCK_FILE) -> dict[str, str]:
-    """Return the image's packages with their versions.
+    """Return the image's packages with their versions, our own among them.
 
     Args:
         path: the image's own list; where there is none, what is installed now counts.
     """
+    found: dict[str, str] = {"slipway": __version__}
     if os.path.isfile(path):
         pinned = (line.text.partition("==") for line in read_lines(path))
-        return {canonical(name): version.strip() for name, equals, version in pinned if equals}
-    from importlib.metadata import distributions
+        found |= {canonical(name): version.strip() for name, equals, version in pinned if equals}
+    else:
+        from importlib.metadata import distributions
 
-    found: dict[str, str] = {}
-    for item in distributions():
-        name: str | None = item.metadata["Name"]
-        # An interrupted installation leaves records without a name; the first on the path is the one that imports see.
-        if name and canonical(name) not in found:
-            found[canonical(name)] = item.version
+        for item in distributions():
+            name: str | None = item.metadata["Name"]
+            # An interrupted installation leaves records without a name; the first on the path is what imports see.
+            if name:
+                found.setdefault(canonical(name), item.version)
     return {name: version for name, version in sorted(found.items()) if name not in TOOLS}
 
 

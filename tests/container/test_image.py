@@ -56,12 +56,31 @@ def test_byte_code_is_ready_and_never_checked(containers: Containers):
     ]
 
 
-def test_it_carries_neither_pip_nor_cuda(containers: Containers):
-    container = containers.run(
-        "sh", "-c", "find / -xdev -name 'libcud*.so*' -o -xdev -name 'pip' -path '*site-packages*'"
-    )
+def test_it_carries_no_cuda(containers: Containers):
+    container = containers.run("sh", "-c", "find / -xdev -name 'libcud*.so*'")
     assert container.exit_code() == 0
     assert container.logs() == ""
+
+
+def test_it_has_what_the_script_of_sdk_v3_looks_for(containers: Containers):
+    words = "bash chmod cat tar python3 pip3 train torchrun"
+    container = containers.run("sh", "-c", f"for word in {words}; do command -v $word || echo no $word; done")
+    assert container.exit_code() == 0
+    assert "no " not in container.logs()
+
+
+def test_the_lock_that_requirements_are_held_to_is_the_installed_one(containers: Containers):
+    container = containers.run(
+        "sh", "-c", "pip3 freeze --exclude slipway && echo -- && cat /etc/slipway/constraints.txt"
+    )
+    assert container.exit_code() == 0
+    installed, _, locked = container.logs().partition("--\n")
+
+    def named(text: str) -> set[str]:
+        return {line.strip().lower().replace("_", "-") for line in text.splitlines() if line.strip()}
+
+    # pip leaves itself and setuptools out of its list.
+    assert {line for line in named(locked) if not line.startswith("setuptools==")} == named(installed)
 
 
 def test_uid_1000_has_a_name_and_writes_only_where_jobs_write(containers: Containers):

@@ -1,49 +1,28 @@
 """Real pip in an environment of its own, with wheels made here and an index on loopback; no network."""
 
 import base64
-import hashlib
 import http.server
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import setuptools
 
 from runtime.errors import UserError
-from runtime.installs import Needs, find_needs, pip_environ
+from runtime.installs import Needs, command, find_needs, pip_environ
+from tests.wheels import wheel
 
 ROOT = Path(__file__).parents[2]
-
-
-def wheel(directory: Path, name: str, version: str, *requires: str) -> Path:
-    """Write a wheel with one module that knows its version."""
-    directory.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
-    files = {
-        f"{name}.py": f"version = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        + "".join(f"Requires-Dist: {item}\n" for item in requires),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},"
-        f"{len(text)}\n"
-        for path, text in files.items()
-    )
-    path = directory / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in (files | {f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}).items():
-            archive.writestr(file, text)
-    return path
 
 
 BACKEND = """
@@ -111,7 +90,7 @@ class Image:
         assert not told
         done = subprocess.run(
             [str(self.python), "-c", textwrap.dedent(call), json.dumps(facts)],
-            env={**environ, "PYTHONPATH": str(ROOT)},
+            env={"PYTHONPATH": str(ROOT), **environ},
             capture_output=True,
             text=True,
             check=True,
@@ -252,6 +231,18 @@ def test_code_that_is_a_package_is_built_elsewhere(image: Image) -> None:
     assert sorted(path.name for path in image.code.iterdir()) == ["backend.py", "pyproject.toml", "requirements.txt"]
 
 
+def test_a_setup_py_is_built_with_the_images_own_setuptools(image: Image, tmp_path: Path) -> None:
+    image.write("setup.py", "from setuptools import setup; setup(name='mine2', version='3.0', py_modules=['mine2'])")
+    image.write("mine2.py", "version = '3.0'")
+    own = Path(setuptools.__file__).parents[1]
+    for name in ("setuptools", "_distutils_hack", f"setuptools-{setuptools.__version__}.dist-info", "pkg_resources"):
+        if (own / name).is_dir():
+            shutil.copytree(own / name, tmp_path / "newer" / name)
+    error, text = image.install(house=False, environ={**NOBODY, "PYTHONPATH": f"{ROOT}:{tmp_path / 'newer'}"})
+    assert error == "", text
+    assert image.has("mine2") == "3.0"
+
+
 def test_an_index_that_never_answers_ends_with_the_limit(image: Image) -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
@@ -337,3 +328,9 @@ def test_the_cache_of_a_warm_pool_is_used(tmp_path: Path) -> None:
 
 def test_the_address_of_an_index_is_in_the_environment_and_on_no_command_line() -> None:
     assert pip_environ({}, "/x", "https://aws:tok@host/simple/")["PIP_INDEX_URL"] == "https://aws:tok@host/simple/"
+
+
+def test_without_a_right_to_write_packages_go_elsewhere_and_nothing_else_changes() -> None:
+    needs = Needs("/code", requirements="/code/requirements.txt")
+    here = command(needs, "/c", "/s", offline=False)
+    assert command(needs, "/c", "/s", offline=False, prefix="/p") == (*here[:4], "--prefix", "/p", *here[4:])

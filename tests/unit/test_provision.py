@@ -141,7 +141,7 @@ class _Asked(Exception):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def install(needs: object, environ: object, **told: object) -> float:
+    def install(needs: object, environ: object, **told: object) -> str:
         raise _Asked(needs, environ, told)
 
     monkeypatch.setattr("runtime.installs.install", install)

@@ -6,6 +6,7 @@ import pytest
 
 from runtime.errors import UserError
 from runtime.requirements import canonical, check_lock, conflict_told, read_lines, read_lock
+from runtime.version import __version__
 
 LOCK = {"torch": "2.13.0+cpu", "numpy": "2.4.6", "typing-extensions": "4.16.0"}
 
@@ -79,8 +80,8 @@ def test_what_would_replace_a_package_names_both_versions_and_the_way_out(tmp_pa
 
 
 def test_the_images_own_list_is_the_lock(tmp_path: Path) -> None:
-    path = write(tmp_path, "# made by the build\nTorch==2.13.0+cpu\nzope.event==6.2\n", "constraints.txt")
-    assert read_lock(path) == {"torch": "2.13.0+cpu", "zope-event": "6.2"}
+    path = write(tmp_path, "# made by the build\nTorch==2.13.0+cpu\nzope.event==6.2\npip==26\n", "constraints.txt")
+    assert read_lock(path) == {"slipway": __version__, "torch": "2.13.0+cpu", "zope-event": "6.2"}
 
 
 def test_without_such_a_list_what_is_installed_counts() -> None:
