@@ -139,7 +139,7 @@ def is_secret_name(name: str) -> bool:
     ['hf_token', 'api_key']
     """
     words = words_of(name)
-    if not words or words[-1] in _HARMLESS_ENDS:
+    if not words or words[-1] in _HARMLESS_ENDS or name == "PWD":  # the shell's working directory
         return False
     for before, word in zip(["", *words], words, strict=False):
         if word in _SURE or "password" in word or (word in ("key", "keys") and before in _OF_KEYS):
@@ -219,6 +219,8 @@ def _collect_inside(name: str, value: object, found: set[str]) -> None:
 
 
 def _is_findable(text: str) -> bool:
+    if text.startswith("/") and not looks_random(text):  # where a secret lies; masking paths would garble every text
+        return False
     return len(text) >= LEAST_LEARNT_CHARS and text.lower() not in {"default", "disabled", "enabled", "password"}
 
 

@@ -175,6 +175,13 @@ def test_what_was_learnt_is_masked_wherever_it_turns_up() -> None:
     )
 
 
+def test_the_working_directory_and_paths_are_no_secrets() -> None:
+    learn({"PWD": "/opt/ml", "OLDPWD": "/opt/ml/code", "SSH_KEY": "/home/me/.ssh/id_rsa", "TOKEN": "/" + drawn(40)})
+    text = "/opt/ml/code/train.py reads /home/me/.ssh/id_rsa"
+    assert redact(text) == text
+    assert redact(f"x {'/' + drawn(40)}") == f"x {MASK}"
+
+
 def test_json_encoded_and_nested_values_are_learnt() -> None:
     learn(
         {"hf_token": '"my-quoted-token"', "config": '{"store": {"password": "deep-inside"}, "hosts": ["a-plain-name"]}'}
