@@ -102,8 +102,10 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
     """Decide what to run.
 
     Raises:
-        UserError: no program, two programs, an unknown workload, or a name that no program can have.
+        UserError: no program, two programs, an unknown workload, a name that no program can have, or another launcher
+            around us.
     """
+    _check_outer_launcher(environ)
     drivers = read_drivers(job.paths, environ)
     named = _named(job, settings, drivers)
     if len({name for _, name in named}) > 1:
@@ -127,6 +129,20 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
     if origin == ours and name == settings.entrypoint:
         return _our_workload(name, origin, drivers)
     return _user_program(name, origin, job, environ, drivers)
+
+
+def _check_outer_launcher(environ: Environ) -> None:
+    """Refuse to be one rank of somebody else's world: each of us would start all ranks again."""
+    for launcher, local, size in (
+        ("torchrun", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"),
+        ("mpirun", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ):
+        if local in environ and size in environ:
+            raise UserError(
+                f"{launcher} has started this `train` as a rank of its own ({local}={environ[local]})",
+                allowed="`train` is started once per host, and starts the ranks itself",
+                fix=f"start the script itself with {launcher}, or start `train` without {launcher}",
+            )
 
 
 def _named(job: Job, settings: Settings, drivers: Drivers | None) -> list[tuple[str, str]]:

@@ -87,6 +87,19 @@ def test_no_program_says_both_ways_to_name_one(tree: Tree) -> None:
         find(tree)
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LOCAL_RANK": "1", "RANK": "1", "TORCHELASTIC_RUN_ID": "none"},
+        {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"},
+    ],
+)
+def test_train_is_no_rank_of_another_launcher(tree: Tree, environ: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=r"(torchrun|mpirun) has started this `train` as a rank.*once per host"):
+        find(tree, environ, sagemaker_program="train.py")
+    assert find(tree, {"RANK": "0", "WORLD_SIZE": "1"}, sagemaker_program="train.py").name == "train.py"
+
+
 def test_two_programs_are_named_with_their_origins(tree: Tree) -> None:
     with pytest.raises(UserError) as caught:
         find(tree, sagemaker_program="a.py", slipway_entrypoint="image_classification")

@@ -275,3 +275,19 @@ def test_a_requirement_against_the_image_fails_the_job_before_a_rank_starts(clus
     assert "requirements.txt line 1 asks for pytest==0.1, but this image has pytest " in job[1].failure
     assert "slipway_constraints=off" in job[1].failure
     assert job[1].marks() == []
+
+
+def test_a_hundred_long_hyperparameters_start_a_job_that_the_toolkit_could_not_start(cluster: Any) -> None:
+    job: Cluster = cluster(
+        "import json\n"
+        "held = json.load(open(os.environ['SM_HPS_FILE']))\n"
+        "mark('seen', json.dumps([len(held), 'SM_HPS' in os.environ, len(sys.argv), len(os.environ['SM_HP_P7'])]))\n"
+    )
+    tree = job[1].tree
+    told = json.loads(Path(tree.paths.config, "hyperparameters.json").read_text())
+    tree.hyperparameters(**told, **{f"p{number}": "x" * 2500 for number in range(100)})
+    job.start()
+    assert job[1].wait() == 0, job[1].text
+    (mark,) = job[1].marks("seen")
+    assert json.loads(mark.read_text()) == [100, False, 201, 2500]
+    assert "SM_HPS=left out, see " in job[1].text
