@@ -106,6 +106,10 @@ _HARMLESS_ENDS = frozenset(
 """A name that ends so tells where a secret is, not what it is."""
 
 
+_NAME_PIECES = ("key", "token", "pass", "secret", "cred", "pwd", "auth", "cookie", "signature")
+"""Without one of them no name is a secret's."""
+
+
 class _Learnt:
     """Secrets that this process was given, longest first, and whether they were searched for."""
 
@@ -138,6 +142,8 @@ def is_secret_name(name: str) -> bool:
     is_secret_name(name)]
     ['hf_token', 'api_key']
     """
+    if not _may_name_secret(name):
+        return False
     words = words_of(name)
     if not words or words[-1] in _HARMLESS_ENDS or name == "PWD":  # the shell's working directory
         return False
@@ -153,10 +159,20 @@ def is_secret_name(name: str) -> bool:
 
 def is_secret(name: str, value: str) -> bool:
     """Tell whether a value is to be hidden, by its name; under a doubtful one (``key``, ``auth``) by its looks too."""
+    if not _may_name_secret(name):
+        return False
     if is_secret_name(name):
         return True
     words = words_of(name)
     return bool(words) and words[-1] in ("key", "auth", "token", "cookie", "signature") and looks_random(value)
+
+
+def _may_name_secret(name: str) -> bool:
+    low = name.lower()
+    for piece in _NAME_PIECES:  # noqa: SIM110 - asked of every variable before the first rank starts
+        if piece in low:
+            return True
+    return False
 
 
 def looks_random(word: str) -> bool:
