@@ -110,15 +110,16 @@ def adapt(request: Request) -> Adapted:
     return _mpi(request, ())
 
 
-def adapter_process(topology: Topology, state: str) -> RankPlan:
-    """Return the process that stands for all ranks of this host.
+def adapter_process(request: Request) -> RankPlan:
+    """Return the process that stands for all ranks of this host."""
+    import signal
 
-    Args:
-        topology: of the world.
-        state: directory of the error records.
-    """
+    topology, state = request.topology, request.job.paths.state
     records = tuple(f"{state}/error-rank-{rank}.json" for rank in topology.ranks_of(topology.current_host))
-    return RankPlan(topology.first_rank, 0, {}, adapter=True, records=records)
+    # mpirun kills its ranks a second after it was told to end, but passes SIGUSR1 on; the keeper makes SIGTERM of it.
+    is_mpirun = request.style != "torchrun" and topology.current_host == topology.coordinator
+    stop = signal.SIGUSR1 if is_mpirun else signal.SIGTERM
+    return RankPlan(topology.first_rank, 0, {}, adapter=True, records=records, stop_signal=int(stop))
 
 
 def _kept(request: Request, program: Sequence[str]) -> tuple[str, ...]:
@@ -188,14 +189,12 @@ def _mpi(request: Request, wrap: tuple[str, ...], extra: tuple[Choice, ...] = ()
 def _mpi_variables(request: Request) -> tuple[Choice, ...]:
     """Give mpirun its parameters as variables, so that the user's own win."""
     topology = request.topology
-    grace = f"{max(1.0, request.settings.stop_grace_s):.0f}"
     choices = [
         Choice(
             "OMPI_MCA_hwloc_base_binding_policy", "none", "ranks share the CPUs; binding would starve loader workers"
         ),
         Choice("OMPI_MCA_rmaps_base_mapping_policy", "slot", "ranks of one host follow each other, as everywhere here"),
         Choice("OMPI_MCA_orte_abort_on_non_zero_status", "1", "a rank that fails ends the others"),
-        Choice("OMPI_MCA_odls_base_sigkill_timeout", grace, "seconds for a save after SIGTERM; Open MPI gives 1"),
         Choice("OMPI_MCA_btl_vader_single_copy_mechanism", "none", "containers forbid process_vm_readv"),
         Choice("OMPI_MCA_pml", "ob1", "TCP between hosts; NCCL carries the tensors"),
         Choice("OMPI_MCA_btl", "^openib", "it forks badly, and EFA is none of its devices"),

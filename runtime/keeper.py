@@ -5,6 +5,8 @@ this one, and the rank its child: output line by line with ``[host rank]``, sign
 error record that `runtime.supervisor` reads, the rank's own exit code, and no rank left behind. Our own way to start
 ranks needs none of it.
 
+SIGUSR1 is SIGTERM under mpirun: it passes the one on, and ends the job for the other.
+
     python -m runtime.keeper [--prefix] COMMAND...
 """
 
@@ -65,6 +67,7 @@ class Keeper:
         self._record = environ["TORCHELASTIC_ERROR_FILE"]
         self._told = ""
         """The first signal that was passed on."""
+        self._under_mpi = OPEN_MPI["RANK"] in environ
         for number in PASSED_ON:
             signal.signal(number, self._pass_on)
         self._process = subprocess.Popen(
@@ -92,6 +95,8 @@ class Keeper:
         self._loop.on_read(self._ended, lambda: None)
 
     def _pass_on(self, number: int, _frame: object) -> None:
+        if number == signal.SIGUSR1 and self._under_mpi:
+            number = signal.SIGTERM
         self._told = self._told or signal.Signals(number).name
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
@@ -100,7 +105,8 @@ class Keeper:
         """See the rank to its end.
 
         Returns:
-            Its exit code, or 128+n for death by signal n.
+            Its exit code, or 128+n for death by signal n; 0 under mpirun for one that left as it was asked to, since
+            any other would have the others killed while they still save.
         """
         while self._process.poll() is None:
             # Pipes and the end of the process wake us; a progress bar that is held back needs a clock.
@@ -116,14 +122,15 @@ class Keeper:
         for sink in self._sinks:
             sink.finish()
         status = self._process.returncode
-        if status != 0:
+        left_as_asked = bool(self._told) and status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        if status != 0 and not left_as_asked:
             self._write_record(status)
+        if left_as_asked and self._under_mpi:
+            return 0
         return 128 - status if status < 0 else status
 
     def _write_record(self, status: int) -> None:
-        """Write why the rank ended, unless it went the way it was told to, or wrote that itself."""
-        if self._told and status in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            return
+        """Write why the rank ended; what it wrote itself is completed."""
         known = read_rank_error(self._record)
         out, err = (relay.tail for relay in self._relays)
         cause = cause_of_exit(

@@ -36,6 +36,8 @@ class RankPlan:
     """Its ranks put their names before their lines and leave their error records themselves (`runtime.keeper`)."""
     records: tuple[str, ...] = ()
     """Error records of an adapter's ranks on this host."""
+    stop_signal: int = 15
+    """Asks it to stop and save; SIGTERM, unless the adapter would end its ranks at once for it."""
 
 
 @frozen

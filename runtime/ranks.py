@@ -8,19 +8,19 @@ import time
 
 from runtime import log as own_log
 from runtime import stacks
-from runtime.errors import PlatformError
 from runtime.log import Log
 from runtime.relay import TAIL_BYTES, Relay, Sink, open_sinks
-from runtime.spawn import spawn, spawn_silent
+from runtime.spawn import spawn_silent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from runtime.loop import Loop
     from runtime.plan import LaunchPlan, RankPlan
     from runtime.settings import Settings
+    from runtime.starting import Started
 else:
     import _signal as signal  # see runtime.signals
 
@@ -73,7 +73,7 @@ class Ranks:
         self._loop = loop
         self._host = plan.topology.current_host
         self._by_pid: dict[int, Rank] = {}
-        self._mark = os.urandom(8).hex()
+        self._mark = ""
         self._sampler = 0
         self._sinks: tuple[Sink, ...] = ()
         self._made_at = time.monotonic()
@@ -91,34 +91,17 @@ class Ranks:
         """Those that have not ended."""
         return [rank for rank in self if rank.status is None]
 
-    def start(self, overrides: Mapping[str, str]) -> None:
-        """Start them all.
-
-        Args:
-            overrides: variables that were not known when the plan was made.
-
-        Raises:
-            PlatformError: a process cannot be started.
-        """
+    def look_after(self, started: Started) -> None:
+        """Take over what was started."""
         topology = self._plan.topology
+        self._mark = started.mark
         prefix_on = self._settings.prefixes_lines(topology.world_size)
-        try:
-            os.chdir(self._plan.cwd)
-        except OSError as error:
-            raise PlatformError(
-                f"The working directory {self._plan.cwd} cannot be entered: {error.strerror}"
-            ) from error
         out, err = self._sinks = open_sinks(self._loop)
         own_log.send_to(err)
         raw = self._settings.progress_bars == "raw" or (self._settings.progress_bars == "auto" and os.isatty(1))
-        for plan in self._plan.ranks:
+        for plan, process in zip(self._plan.ranks, started.processes, strict=True):
             # Adapters' ranks say who they are themselves.
             prefix = f"[{self._host} r{plan.rank}] ".encode() if prefix_on and not plan.adapter else b""
-            environ = {**self._plan.environ, **overrides, **plan.environ, "SLIPWAY_LAUNCH": self._mark}
-            try:
-                process = spawn(plan.command or self._plan.command, environ)
-            except OSError as error:
-                raise PlatformError(f"Rank {plan.rank} cannot be started: {error}") from error
             by_byte = raw and not prefix
             pair = (
                 Relay(process.stdout, out, prefix, tail_bytes=TAIL_BYTES // 8, raw=by_byte),
@@ -168,6 +151,11 @@ class Ranks:
                 for relay in rank.relays:
                     relay.drain()
                 ended.append(rank)
+
+    def stop(self) -> None:
+        """Ask the ranks to save and leave."""
+        for rank in self.running:
+            self.signal_one(rank, rank.plan.stop_signal)
 
     def signal(self, number: int) -> None:
         """Signal the ranks alone: their loader workers must live while a rank saves."""

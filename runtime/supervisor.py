@@ -16,9 +16,9 @@ from runtime.jsontext import loads_or
 from runtime.log import Log
 from runtime.loop import Loop
 from runtime.outcome import Cause, Outcome, cause_from_error, cause_of_exit, first_cause, read_rank_error
-from runtime.progress import FILE, PROGRESS
 from runtime.ranks import Rank, Ranks
 from runtime.standstill import Standstill
+from runtime.starting import Started, start_ranks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,23 +114,23 @@ class Supervisor:
         self._memory = Memory()
         self._standstill = Standstill(plan, settings, self._state_dir, self._ranks)
 
-    def run(self, addresses: Mapping[str, str]) -> Outcome:
+    def run(self, addresses: Mapping[str, str], started: Started | None = None) -> Outcome:
         """Wait for the hosts, start the ranks, see them to their end.
 
         Args:
             addresses: host to address, where that is known without a name service.
+            started: the ranks of a job of one host, which need not wait for anybody.
 
         Raises:
             PlatformError: the port of the side channel is taken, so that no other host knows of it.
         """
-        self._forget_earlier_run()
         try:
             if len(self._plan.topology.all_hosts) > 1:
                 self._connect(addresses)
             try:
                 self._meet()
-                if not self._ends_early():
-                    self._start()
+                if started is not None or not self._ends_early():
+                    self._look_after(started or self._start())
             except PlatformError as error:
                 self._on_cause(cause_from_error(error, self._host))
             while not self._finished():
@@ -142,15 +142,6 @@ class Supervisor:
                 self._peers.close()
 
     # --- phases -------------------------------------------------------------------------------------------------
-
-    def _forget_earlier_run(self) -> None:
-        """Remove what an earlier run in the same tree said of its end: a stop before our start is none of its steps."""
-        os.makedirs(f"{self._state_dir}/stacks", exist_ok=True)
-        for name in os.listdir(self._state_dir):
-            if "-rank-" in name and name.endswith(".json"):
-                os.unlink(f"{self._state_dir}/{name}")
-        with open(f"{self._state_dir}/{FILE}", "wb") as stream:
-            stream.write(bytes(PROGRESS.size * self._plan.topology.nproc_per_host))
 
     def _connect(self, addresses: Mapping[str, str]) -> None:
         # One host needs no socket, and starts the 10 ms sooner that the import takes.
@@ -177,7 +168,7 @@ class Supervisor:
         if not peers.missing:
             log.info(f"all {len(peers.others) + 1} hosts are there after {time.monotonic() - began:.1f} s")
 
-    def _start(self) -> None:
+    def _start(self) -> Started:
         topology = self._plan.topology
         overrides: dict[str, str] = {}
         if self._peers is not None and topology.num_hosts > 1:
@@ -187,12 +178,14 @@ class Supervisor:
                 log.info(f"MASTER_ADDR={address} because {topology.coordinator} is reached there")
             if topology.host_rank == 0:
                 self._check_rendezvous_port(address)
+        return start_ranks(self._plan, overrides)
+
+    def _look_after(self, started: Started) -> None:
         self._standstill = Standstill(self._plan, self._settings, self._state_dir, self._ranks)
-        self._ranks.start(overrides)
-        # Each line to a pipe may wake its reader: the user's first line comes before them.
+        self._ranks.look_after(started)
         for choice in self._plan.choices:
             log.info(f"{choice.name}={choice.value} because {choice.reason}")
-        # Read by now: the ranks need longer to start than this takes, and nothing of theirs waits for it.
+        # Read by now: the ranks need longer to start than this takes.
         self._memory = read_memory()
 
     def _check_rendezvous_port(self, address: str) -> None:
@@ -374,7 +367,7 @@ class Supervisor:
         self._state.stop_reason = reason
         self._state.stop_deadline = time.monotonic() + self._settings.stop_grace_s
         log.info(f"asked to stop by {reason}: ranks have {self._settings.stop_grace_s:g} s to save and leave")
-        self._ranks.signal(signal.SIGTERM)
+        self._ranks.stop()
         if tell:
             self._tell(stop=reason)
 

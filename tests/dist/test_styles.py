@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -52,8 +53,6 @@ def failures(job: Cluster) -> list[str]:
 
 
 def no_rank_is_left(job: Cluster) -> bool:
-    from pathlib import Path
-
     for host in job.hosts.values():
         for mark in host.marks("pid-*"):
             try:
@@ -63,6 +62,18 @@ def no_rank_is_left(job: Cluster) -> bool:
             if state != "Z":
                 return False
     return True
+
+
+def wait_until_ready(job: Cluster, ranks: int = 4) -> None:
+    def come() -> bool:
+        for host in job.hosts.values():
+            assert host.process is not None
+            if host.process.poll() is not None:
+                host.wait()
+                pytest.fail(f"{host.name} ended too early:\n{host.text}")
+        return sum(len(host.marks("ready-*")) for host in job.hosts.values()) == ranks
+
+    wait_for(come, "not all ranks came", 240)
 
 
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -131,9 +142,7 @@ def test_a_rank_that_is_killed_is_named(cluster: Callable[..., Cluster], style: 
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(
-    cluster: Callable[..., Cluster], style: str
-) -> None:
+def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(cluster: Callable[..., Cluster], style: str) -> None:
     script = TOGETHER + (
         "asked = []\n"
         "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
@@ -147,13 +156,13 @@ def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(
     )
     job = cluster(script, hosts=2, procs=2, launcher=style)
     job.start()
-    wait_for(lambda: sum(len(host.marks("ready-*")) for host in job.hosts.values()) == 4, "not all ranks came", 240)
+    wait_until_ready(job)
     job[2].signal(signal.SIGTERM)
     assert codes(job) == [0, 0], texts(job)
     saved = [mark.read_text() for host in job.hosts.values() for mark in host.marks("saved-*")]
     assert saved == ["1"] * 4, texts(job)
     assert "stopped after step 0" in job[1].text
-    assert not any((host.tree.paths.failure and __import__("os").path.exists(host.tree.paths.failure)) for host in job.hosts.values())
+    assert not [host.name for host in job.hosts.values() if Path(host.tree.paths.failure).exists()]
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -161,10 +170,10 @@ def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(
 def test_a_host_that_is_lost_ends_the_others_and_is_named(
     cluster: Callable[..., Cluster], style: str, victim: int
 ) -> None:
-    job = cluster(TOGETHER + "mark(f'pid-{RANK}', os.getpid())\nothers()\nmark('ready')\nlinger()\n", hosts=2, procs=2,
-                  launcher=style)  # fmt: skip
+    script = TOGETHER + "mark(f'pid-{RANK}', os.getpid())\nothers()\nmark(f'ready-{RANK}')\nlinger()\n"
+    job = cluster(script, hosts=2, procs=2, launcher=style)
     job.start()
-    wait_for(lambda: all(host.marks("ready") for host in job.hosts.values()), "not all ranks came", 240)
+    wait_until_ready(job)
     job[victim].signal(signal.SIGKILL)
     other = job[3 - victim]
     assert other.wait(240) == 2, other.text
@@ -174,7 +183,7 @@ def test_a_host_that_is_lost_ends_the_others_and_is_named(
 @needs_mpi
 def test_mpi_ends_at_once_when_its_work_is_done(cluster: Callable[..., Cluster]) -> None:
     """The toolkit sleeps for 30 s on every host, and starts sshd even for one."""
-    job = cluster("", hosts=1, procs=1, launcher="mpi")
+    job = cluster("pass", hosts=1, procs=1, launcher="mpi")
     job.start()
     assert codes(job) == [0], texts(job)
     assert "sshd" not in job[1].text
