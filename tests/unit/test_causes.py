@@ -328,6 +328,26 @@ def test_the_record_holds_what_a_second_run_needs(cluster: Callable[..., Cluster
     assert "open-sesame" not in text
 
 
+def test_the_record_says_how_far_the_rank_was(cluster: Callable[..., Cluster]) -> None:
+    script = (
+        "import runtime\ndef train(run):\n    for _ in range(3): run.step(loss=1.0)\n    raise ValueError('bad')\n"
+        "runtime.main(train)"
+    )
+    job = cluster(script)
+    job.start()
+    assert job[1].wait() == 1
+    record = json.loads((Path(job[1].tree.paths.state) / "failure.json").read_text())
+    assert record["run"]["step"] == 3
+    assert record["run"]["data"] == []
+
+
+def test_what_is_seen_in_passing_is_said_before_the_fault(cluster: Callable[..., Cluster]) -> None:
+    job = cluster("raise ValueError('bad')")
+    job.start(DATA_PREFIX="${STAGE}/data")
+    assert job[1].wait() == 1
+    assert "environment variable DATA_PREFIX holds '${STAGE}/data': nothing expands it here" in job[1].text
+
+
 def test_the_digest_tells_jobs_apart_and_hosts_not(cluster: Callable[..., Cluster]) -> None:
     def digests(lr: str, key: str) -> set[str]:
         job = cluster("raise ValueError('bad')", hosts=2)
