@@ -210,6 +210,7 @@ def _mpi_variables(request: Request) -> tuple[Choice, ...]:
             "OMPI_MCA_plm_rsh_agent", agent, "starts the daemons of other hosts through their launchers, without ssh"
         ),
         Choice("OMPI_MCA_plm_rsh_no_tree_spawn", "1", "the coordinator asks every host itself"),
+        Choice("OMPI_MCA_if_base_do_not_resolve", "1", "the launchers know where the hosts are"),
         Choice(
             "OMPI_MCA_orte_leave_session_attached", "1", "a daemon stays a child of its launcher, which sees its end"
         ),
