@@ -49,14 +49,6 @@ class Request:
     method: str = "GET"
 
 
-def region_of(environ: Environ, default: str = "us-east-1") -> str:
-    """Return the job's region."""
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "SAGEMAKER_REGION"):
-        if environ.get(name):
-            return environ[name]
-    return default
-
-
 def sign(request: Request, credentials: Credentials, moment: str) -> dict[str, str]:
     """Return the headers that make a request ours.
 

@@ -140,3 +140,11 @@ def flag(value: str) -> bool | None:
     if word in {"1", "true", "yes", "on"}:
         return True
     return False if word in {"0", "false", "no", "off"} else None
+
+
+def region_of(environ: Environ, default: str = "us-east-1") -> str:
+    """Return the job's region."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "SAGEMAKER_REGION"):
+        if environ.get(name):
+            return environ[name]
+    return default

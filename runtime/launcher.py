@@ -10,23 +10,23 @@ from runtime import env, log, redact
 from runtime.errors import ExitCode, SlipwayError, Stopped
 from runtime.hardware import probe
 from runtime.job import read_job
-from runtime.outcome import Outcome, cause_from_error, write_outcome
 from runtime.paths import Paths
 from runtime.plan import make_plan
-from runtime.preflight import check
+from runtime.preflight import check, warn
 from runtime.program import find_program
 from runtime.provision import provision
 from runtime.settings import resolve
 from runtime.signals import Signals
-from runtime.supervisor import Supervisor, announce_failure
+from runtime.starting import Started, clear_state, start_ranks
 from runtime.toolkit import write_unfit
 from runtime.topology import parse_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from runtime.job import Job
+    from runtime.outcome import Outcome
     from runtime.plan import LaunchPlan
     from runtime.program import Program
     from runtime.settings import Settings
@@ -58,6 +58,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
     """
     job: Job | None = None
     settings: Settings | None = None
+    started: Started | None = None
     addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
     try:
         # Before anything can fail: an earlier run's failure file would be taken for the script's own, and kept.
@@ -71,23 +72,42 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         settings = resolve(job.hyperparameters, environ)
         log.configure(host=job.current_host, level=settings.log_level, as_json=settings.log_json)
         program = find_program(job, settings, environ)
-        check(job, environ)
+        check(job)
         program = provision(program, job, settings, environ, signals.pause)
         plan = _plan(job, settings, environ, program)
         write_unfit(job, plan.unfit)
+        clear_state(paths.state, plan.topology.nproc_per_host)
+        if len(job.hosts) == 1 and not signals.stop_asked:
+            # Nobody to wait for: all the rest is imported and said while the ranks come up.
+            started = start_ranks(plan, {})
+        from runtime.supervisor import Supervisor
+
+        supervisor = Supervisor(plan, settings, job, signals)
+        warn(job, environ)
         for warning in plan.warnings:
             _log.warning(warning)
-        return Supervisor(plan, settings, job, signals).run(addresses)
+        return supervisor.run(addresses, started)
     except Stopped as stopped:
-        return Outcome("stopped", step=stopped.step, reason=stopped.reason)
-    except SlipwayError as error:
-        cause = cause_from_error(error, job.current_host if job else "-")
-    except Exception as error:
-        import traceback
+        from runtime.outcome import Outcome
 
-        traceback.print_exc()
-        cause = cause_from_error(error, job.current_host if job else "-")
+        return Outcome("stopped", step=stopped.step, reason=stopped.reason)
+    except Exception as error:
+        if not isinstance(error, SlipwayError):
+            import traceback
+
+            traceback.print_exc()
+        if started is not None:
+            started.kill()
+        return _fail(error, job, settings, addresses)
+
+
+def _fail(error: Exception, job: Job | None, settings: Settings | None, addresses: Mapping[str, str]) -> Outcome:
+    from runtime.outcome import Outcome, cause_from_error
+
+    cause = cause_from_error(error, job.current_host if job else "-")
     if job is not None and settings is not None and len(job.hosts) > 1:
+        from runtime.supervisor import announce_failure
+
         announce_failure(cause, job, settings, addresses)
     return Outcome("failed", cause.exit_code, cause)
 
@@ -104,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = env.process_environ()
     paths = Paths.from_environ(environ)
     outcome = train(paths, environ, signals)
+    from runtime.outcome import write_outcome
+
     write_outcome(outcome, paths)
     if outcome.cause is not None:
         from runtime.postmortem import write_record

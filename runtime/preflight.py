@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 
-from runtime.checks import quick
 from runtime.errors import UserError
 from runtime.log import Log
 
@@ -22,26 +21,33 @@ LEAST_CHECKPOINT_BYTES = 1 << 20
 """Room without which not even the smallest checkpoint can be written."""
 
 
-def check(job: Job, environ: Environ | None = None) -> None:
-    """Check channels and directories, and warn of what `runtime.checks` sees in passing.
-
-    Args:
-        job: the contract, as read.
-        environ: of this process; its values are looked at too.
+def check(job: Job) -> None:
+    """Check channels and directories.
 
     Raises:
         UserError: a declared channel is missing or empty, a directory cannot be written, the disk is full.
     """
     for channel in job.channels.values():
         _check_channel(channel)
-    for finding in quick(job, environ or {}):
-        log.warning(finding.text())
     for directory in (job.paths.model, job.paths.output_data, job.paths.state, job.paths.profiler):
         _make(directory)
     if job.checkpoint_path is not None:
         _make(job.checkpoint_path)
         _check_room(job.checkpoint_path)
-    elif job.under_contract:
+
+
+def warn(job: Job, environ: Environ) -> None:
+    """Warn of what `runtime.checks` sees in passing, and will not stop the job.
+
+    Args:
+        job: the contract, as read.
+        environ: of this process; its values are looked at too.
+    """
+    from runtime.checks import quick
+
+    for finding in quick(job, environ):
+        log.warning(finding.text())
+    if job.checkpoint_path is None and job.under_contract:
         log.warning("the job has no CheckpointConfig: an interruption or a restart begins from scratch")
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 PROGRESS = struct.Struct("<qd")
 """One slot per local rank in the progress file: last finished step of this attempt's count, and unix seconds of the
 last sign of progress. The seconds are 0 until a rank that uses `Run` has reported for the first time, with step 0."""
-FILE = "progress"
-"""Name of the file in the state directory."""
 PATIENCE = 20
 """Median steps that one step may take."""
 _KEPT = 101

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from runtime.aws import CONNECT_S, Request, find_credentials, now, region_of, sign
+from runtime.aws import CONNECT_S, Request, find_credentials, now, sign
+from runtime.env import region_of
 from runtime.errors import PlatformError, UserError
 
 TYPE_CHECKING = False

@@ -8,7 +8,8 @@ from runtime import stacks
 from runtime.errors import ExitCode
 from runtime.log import Log
 from runtime.outcome import Cause
-from runtime.progress import FILE, PATIENCE, ProgressWatch, Stall, read_slots
+from runtime.progress import PATIENCE, ProgressWatch, Stall, read_slots
+from runtime.starting import PROGRESS_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Standstill:
         """
         self._plan = plan
         self._settings = settings
-        self._slots_file = f"{state_dir}/{FILE}"
+        self._slots_file = f"{state_dir}/{PROGRESS_FILE}"
         self._ranks = ranks
         now = time.monotonic()
         self._watch = ProgressWatch(plan.topology.nproc_per_host, settings.progress_s, settings.first_step_s, now)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from runtime.aws import region_of
 from runtime.dialects import arguments, as_toolkit, is_encoded, own, respelt, typed, values
 from runtime.drivers import CHANNEL
+from runtime.env import region_of
 from runtime.errors import UserError
 from runtime.frozen import cast, frozen
 from runtime.hyperparameters import RESERVED, unquote
