@@ -71,7 +71,7 @@ def last_raised(lines: Sequence[str], *, whole: bool = False) -> Raised | None:
 
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     # Once a process group exists, torch puts the rank before each line of what ends the program.
-    found = _read_all([_without_rank(line) for line in lines], whole)
+    found = _read_all(_of_one_process([_without_rank(line) for line in lines]), whole)
     ends = [raised for raised in found if not raised.aside]
     if not ends:
         return found[-1] if found else None
@@ -80,6 +80,20 @@ def last_raised(lines: Sequence[str], *, whole: bool = False) -> Raised | None:
     if last.messenger and told:
         return replace(told[-1], at_end=last.at_end)
     return last
+
+
+def _of_one_process(lines: Sequence[str]) -> Sequence[str]:
+    """Take the lines of the first process that raised, where a launcher puts a name before each line of several.
+
+    Such as ``[default0]:`` of torchrun, ``[1,0]<stderr>: `` of mpirun, ``0: `` of srun, and our own.
+    """
+    for number, line in enumerate(lines):
+        name, head, rest = line.partition(HEAD)
+        frame = f'{name}  File "'
+        named = name.strip(" +|-")  # without it, the tree of an exception group
+        if head and named and not rest.strip() and any(one.startswith(frame) for one in lines[number + 1 :]):
+            return [_without_rank(one[len(name) :]) for one in lines if one.startswith(name)]
+    return lines
 
 
 def _without_rank(line: str) -> str:

@@ -297,6 +297,17 @@ def test_the_rank_that_torch_puts_before_each_line_is_no_part_of_it() -> None:
     assert last_raised([*lines[:-1], "[rank]: no rank"]) == Raised("[rank]: no rank", "/c/train.py:28")
 
 
+@pytest.mark.parametrize("name", ["[default{}]:", "[1,{}]<stderr>: ", "{}: ", "[algo-1 r{}] ", "[default{}]:[rank0]: "])
+def test_of_several_processes_in_one_stream_the_first_that_raised_is_read(name: str) -> None:
+    first = [HEAD, '  File "/c/train.py", line 28, in <module>', "    loss.backward()", "KeyError: 'first'"]
+    second = [HEAD, '  File "/c/train.py", line 31, in <module>', "    step()", "RuntimeError: later"]
+    mixed = [f"{name.format(rank)}{line}" for pair in zip(first, second, strict=True) for rank, line in enumerate(pair)]
+    assert last_raised(["starting", *mixed, "mpirun noticed that process rank 0 exited"]) is not None
+    raised = last_raised(mixed)
+    assert raised is not None
+    assert (raised.message, raised.where) == ("KeyError: 'first'", "/c/train.py:28")
+
+
 def test_a_formatted_exception_is_whole() -> None:
     lines = [HEAD, '  File "/c/train.py", line 3, in f', "    x", "ValueError: first", "second at the margin", "a note"]
     raised = last_raised(lines, whole=True)
