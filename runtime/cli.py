@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from runtime import env, log, redact
 from runtime.errors import ExitCode, PlatformError, UserError
@@ -86,6 +85,7 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def _plan(flags: argparse.Namespace) -> int:
+    from runtime import plan_report
     from runtime.launcher import prepare
     from runtime.paths import Paths
 
@@ -95,22 +95,13 @@ def _plan(flags: argparse.Namespace) -> int:
     job, _, plan = prepare(Paths.from_environ(environ), environ)
     redact.learn(environ)
     redact.learn(job.hyperparameters)
-    command = redact.redact_words(plan.command)
-    shown = [(item.name, redact.redact(item.value), redact.redact(item.reason)) for item in plan.choices]
     if flags.json:
-        choices = [dict(zip(("name", "value", "reason"), item, strict=True)) for item in shown]
-        ranks = [{"rank": rank.rank, "local_rank": rank.local_rank} for rank in plan.ranks]
-        facts: dict[str, Any] = {
-            "job": job.name,
-            "host": job.current_host,
-            "hosts": list(plan.topology.hosts),
-        }
-        facts |= {"command": command, "cwd": plan.cwd, "ranks": ranks, "choices": choices}
-        print(json.dumps(facts, indent=2))
+        print(json.dumps(plan_report.as_json(job, plan), indent=2))
         return 0
-    print(f"job {job.name}, host {job.current_host} of {', '.join(plan.topology.hosts)}")
-    print(f"each of ranks {plan.ranks[0].rank}-{plan.ranks[-1].rank} in {plan.cwd}: {' '.join(command)}")
-    _table([("CHOICE", "VALUE", "BECAUSE"), *shown])
+    print("\n".join(plan_report.headline(job, plan)))
+    _table([("CHOICE", "VALUE", "BECAUSE"), *plan_report.choices(plan)])
+    for warning in plan.warnings:
+        print(f"warning: {redact.redact(warning)}")
     return 0
 
 

@@ -44,8 +44,8 @@ def group_programs(job: Job, settings: Settings) -> Mapping[str, str]:
         return {}
     origin = settings.origin("group_programs")
     value = loads_or(text, None)
-    programs = cast("dict[str, str]", value) if isinstance(value, dict) else {}
-    if not programs or not all(isinstance(item, str) and item for item in programs.values()):
+    programs = cast("dict[str, str]", value) if isinstance(value, dict) else {"": ""}
+    if not all(isinstance(item, str) and item for item in programs.values()):
         raise UserError(
             f"slipway_group_programs is {text!r} (from {origin})",
             allowed='it is a JSON object of group to program, such as {"feeders": "feed.py"}',

@@ -8,6 +8,7 @@ import sys
 from runtime.drivers import CODE_CHANNEL, read_drivers
 from runtime.errors import UserError, did_you_mean
 from runtime.frozen import frozen, replace
+from runtime.groups import group_programs
 from runtime.hyperparameters import unquote
 
 TYPE_CHECKING = False
@@ -99,7 +100,7 @@ def kind_of(name: str, directory: str, *, packages: bool = True) -> str:
 
 
 def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
-    """Decide what to run.
+    """Decide what to run: the program of this host's instance group, else the job's.
 
     Raises:
         UserError: no program, two programs, an unknown workload, a name that no program can have, or another launcher
@@ -107,6 +108,9 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
     """
     _check_outer_launcher(environ)
     drivers = read_drivers(job.paths, environ)
+    of_group = group_programs(job, settings).get(job.host.group)
+    if of_group:
+        return _user_program(of_group, f"slipway_group_programs[{job.host.group}]", job, environ, drivers)
     named = _named(job, settings, drivers)
     if len({name for _, name in named}) > 1:
         told = " and ".join(f"{origin}={name!r}" for origin, name in named)

@@ -98,10 +98,37 @@ def test_plan_as_json(tree: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["plan", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["hosts"] == ["algo-1", "algo-2"]
-    assert [rank["rank"] for rank in facts["ranks"]] == [0, 1]
+    assert facts["world"][1] == {
+        "name": "algo-2",
+        "group": "homogeneousCluster",
+        "instance_type": "local",
+        "ranks": [2, 3],
+    }
+    assert [(process["rank"], process["environment"]["LOCAL_RANK"]) for process in facts["processes"]] == [
+        (0, "0"),
+        (1, "1"),
+    ]
+    assert facts["environment"]["WORLD_SIZE"] == "4"
+    assert (facts["format"], facts["launcher"], facts["coordinator"]) == (1, "own", "algo-1")
     assert {"name": "procs_per_host", "value": "2", "reason": "hyperparameter slipway_procs_per_host"} in facts[
         "choices"
     ]
+
+
+@pytest.mark.parametrize("words", [["plan"], ["plan", "--json"]])
+def test_plan_shows_what_a_launch_style_would_start(
+    tree: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SLIPWAY_LAUNCHER", "torchrun")
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    assert "torch.distributed.run" in text
+    assert "SLIPWAY_LAUNCHER" in text
+    if words[-1] == "--json":
+        (agent,) = json.loads(text)["processes"]
+        assert agent["ranks"] == [0, 1]
+    else:
+        assert "  ranks 0-1: algo-1 (coordinator)\n  ranks 2-3: algo-2\ntorchrun for ranks 0-1 in " in text
 
 
 def test_plan_without_a_program_is_the_users_mistake(

@@ -3,8 +3,10 @@
 import pytest
 
 from runtime.errors import UserError
+from runtime.frozen import replace
 from runtime.groups import group_programs, world_groups
 from runtime.job import Job, read_job
+from runtime.program import find_program
 from runtime.settings import Settings, resolve
 from tests.conftest import Tree
 
@@ -55,6 +57,19 @@ def test_somebody_must_be_left_to_train(tree: Tree) -> None:
     with pytest.raises(UserError, match=r"none is left to form the world.*sagemaker_distribution_instance_groups"):
         world(tree, programs)
     assert world(tree, programs, sagemaker_distribution_instance_groups="trainers") == ("trainers",)
+
+
+def test_the_program_of_a_group_is_what_its_hosts_run(tree: Tree) -> None:
+    given = {"sagemaker_program": "train.py", "slipway_group_programs": '{"feeders": "feed.py"}'}
+    job = job_of(tree, **given)
+    settings = settings_of(given["slipway_group_programs"])
+    assert find_program(job, settings, {}).name == "train.py"
+    feeder = find_program(replace(job, current_host="algo-1"), settings, {})
+    assert (feeder.name, feeder.origin) == ("feed.py", "slipway_group_programs[feeders]=feed.py")
+
+
+def test_an_empty_map_gives_nobody_a_program(tree: Tree) -> None:
+    assert group_programs(job_of(tree), settings_of("{}")) == {}
 
 
 @pytest.mark.parametrize("text", ["feed.py", "[]", '{"feeders": 1}', '{"feeders": ""}', "{"])
