@@ -21,6 +21,8 @@ import sys
 import time
 
 from runtime import env
+from runtime.cgroup import read_memory
+from runtime.explain import Facts
 from runtime.loop import Loop
 from runtime.outcome import cause_of_exit, read_rank_error, write_rank_error
 from runtime.relay import FOLD_S, TAIL_BYTES, Relay, open_sinks
@@ -68,6 +70,7 @@ class Keeper:
         self._told = ""
         """The first signal that was passed on."""
         self._under_mpi = OPEN_MPI["RANK"] in environ
+        self._before = read_memory()
         for number in PASSED_ON:
             signal.signal(number, self._pass_on)
         self._process = subprocess.Popen(
@@ -134,7 +137,15 @@ class Keeper:
         known = read_rank_error(self._record)
         out, err = (relay.tail for relay in self._relays)
         cause = cause_of_exit(
-            self._host, self._rank, status, known, err, time.time(), ended_by_us=bool(self._told), out=out
+            self._host,
+            self._rank,
+            status,
+            known,
+            err,
+            time.time(),
+            ended_by_us=bool(self._told),
+            out=out,
+            facts=Facts(self._before),
         )
         write_rank_error(self._record, cause)
 
