@@ -171,6 +171,8 @@ class Peers:
 
     def address_of(self, host: str) -> str:
         """Return the address under which a host was reached, our own seen from the others; empty when unknown."""
+        if host == self._me and host in self._addresses:  # given: what we dial from may be another one
+            return self._addresses[host]
         link = self._links.get(host) or (next(iter(self._links.values()), None) if host == self._me else None)
         if link is None:
             return ""
