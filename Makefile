@@ -34,8 +34,10 @@ test-dist: setup  ## only the tests that start several ranks
 test-container: setup image/pytorch  ## real containers: needs a Docker engine
 	$(RUN) -m pytest -m container tests/container
 
-soak: setup  ## long fault campaigns
+soak: setup  ## long fault campaigns: interruptions on this machine, then two hours of faults on containers
 	$(RUN) -m pytest -m dist --count-kills 20 tests/dist
+	@$(MAKE) --no-print-directory image/pytorch
+	$(RUN) -m tests.container.campaign
 
 bench: setup  ## every performance claim, against its peers
 	$(RUN) -m benchmarks profile

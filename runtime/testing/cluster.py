@@ -61,7 +61,7 @@ class Cluster:
         home: Path,
         hosts: int | Sequence[str] = 1,
         *,
-        script: str = "",
+        script: str | Mapping[str, str] = "",
         hyperparameters: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         network: bool = True,
@@ -73,7 +73,7 @@ class Cluster:
             image: what to run.
             home: directory for the trees; it must be empty or not there.
             hosts: how many (``algo-1``, ``algo-2``, ...), or their names.
-            script: text of the program, see `ContractTree.write`.
+            script: text of the program, or the files of the code, see `ContractTree.write`.
             hyperparameters: of the job, equal on all hosts.
             limits: of every container; `start` can give other ones.
             network: False: each host is alone, without any interface.

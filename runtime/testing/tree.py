@@ -20,24 +20,23 @@ class ContractTree:
     def write(
         cls,
         base: Path,
-        script: str = "",
+        script: str | Mapping[str, str] = "",
         *,
         host: str = "algo-1",
         hosts: Sequence[str] = ("algo-1",),
         hyperparameters: Mapping[str, str] | None = None,
         channels: Mapping[str, Path] | None = None,
-        files: Mapping[str, str] | None = None,
     ) -> "ContractTree":
         """Write a new tree; any user may read and write it.
 
         Args:
             base: directory that does not exist yet.
-            script: text of the program; it travels as ``train.py`` in the channel ``code``. Empty: no program.
+            script: text of the program, or all files of the code (name to text, ``train.py`` is the program); they
+                travel as the channel ``code``. Empty: no program.
             host: name of this host.
             hosts: all hosts of the job.
             hyperparameters: as strings, the way the service sends them.
             channels: name to a directory that is copied.
-            files: further files beside the program, name to text.
         """
         config = base / "input" / "config"
         config.mkdir(parents=True)
@@ -47,8 +46,7 @@ class ContractTree:
         code = base / "input" / "data" / "code"
         if script:
             code.mkdir(parents=True)
-            (code / "train.py").write_text(script, encoding="utf-8")
-            for name, text in (files or {}).items():
+            for name, text in ({"train.py": script} if isinstance(script, str) else script).items():
                 (code / name).write_text(text, encoding="utf-8")
             values["sagemaker_program"] = "train.py"
             inputs["code"] = channel

@@ -1,4 +1,4 @@
-"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/06-faults.md."""
+"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/09-faults.md."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from images.catalog import HOME
+from runtime.errors import UserError
 from runtime.testing import must
 from runtime.version import __version__
 from tests.container.rows import all_rows
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-hours", action="store_true", help="leave out what takes minutes")
     parser.add_argument("--checkout", type=Path, default=HOME.parent, help="what the slim image is built from")
     arguments = parser.parse_args(argv)
-    build_slim(arguments.checkout)
+    try:
+        build_slim(arguments.checkout)
+    except UserError as error:
+        print(f"campaign: {error}", file=sys.stderr)
+        return 1
     rows = [row for row in all_rows() if arguments.only in row.name and not (arguments.no_hours and row.long)]
     random.Random(arguments.seed).shuffle(rows)
     seen: dict[str, Result] = {}

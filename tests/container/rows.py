@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from runtime.testing import Cluster, Limits, wait_until
+from tests.container.scripts import OBEYS, SAYS
 from tests.container.stage import (
     HANG_S,
     SUSPECT_S,
@@ -143,7 +144,13 @@ def silence(place: str, how: str, limit_s: float | None, stage: Stage, *, torch:
     }
     began = faults[how]()
     others = [number for number in PLACES.values() if number != victim]
-    result = judge(cluster.endings(*others, deadline_s=HANG_S), began, named=[f"host algo-{victim}"], code=2)
+    result = judge(
+        cluster.endings(*others, deadline_s=HANG_S),
+        began,
+        named=[f"algo-{victim}"],
+        reason=[f"host algo-{victim}"],
+        code=2,
+    )
     if how == "frozen":
         host.unfreeze()
     (own,) = cluster.endings(victim, deadline_s=HANG_S)
@@ -168,6 +175,22 @@ def partition(stage: Stage) -> Result:
     return judge(endings, began, named=[f"host {blamed[0] if blamed else 'algo-2'}"], code=2)
 
 
+def silence_of_two(how: str, stage: Stage) -> Result:
+    """One of two hosts falls silent: the other cannot know which of them is cut off, but names it."""
+    cluster = stage.cluster(2, slipway_silence_s="2")
+    cluster.start()
+    wait_for_ranks(list(cluster))
+    began = cluster[2].freeze() if how == "frozen" else cluster[2].drop()
+    result = judge(cluster.endings(1, deadline_s=HANG_S), began, named=["algo-2"], code=2)
+    if how == "frozen":
+        cluster[2].unfreeze()
+    (own,) = cluster.endings(2, deadline_s=HANG_S)
+    if own.exit_code == 0 or not own.failure:
+        problem = f"{own.host}, the victim: exit code {own.exit_code}, {own.failure!r}; its log:\n{own.text}"
+        return replace(result, problems=(*result.problems, problem))
+    return replace(result, notes=f"the victim itself: {own.failure}")
+
+
 def silences() -> list[Row]:
     """Every way to fall silent, at a limit of 2 s and at the default."""
     rows: list[Row] = []
@@ -182,6 +205,9 @@ def silences() -> list[Row]:
         run = partial(silence, "coordinator", how, 2.0, torch=True)
         name = f"{how}: coordinator host, limit 2 s (DDP)"
         rows.append(Row(name, run, torch=True, target_s=5.0, notice_target_s=SUSPECT_S))
+    for how in ("frozen", "all packets lost"):
+        run = partial(silence_of_two, how)
+        rows.append(Row(f"{how}: one of two hosts, limit 2 s (plain)", run, target_s=5.0, notice_target_s=SUSPECT_S))
     rows.append(Row("two of three hosts lose each other, limit 2 s (plain)", partition, target_s=5.0))
     return rows
 
@@ -271,8 +297,8 @@ def out_of_memory(place: str, stage: Stage) -> Result:
     wait_for_ranks(list(cluster))
     began = time.time()
     order(cluster[victim], victim - 1, "hog = [bytearray(b'x' * (1 << 20)) for _ in range(10_000)]")
-    named = [f"algo-{victim} rank {victim - 1}", "memory"]
-    return judge(cluster.endings(deadline_s=HANG_S), began, named=named, code=137)
+    named = [f"algo-{victim} rank {victim - 1}", "out of memory: "]
+    return judge(cluster.endings(deadline_s=HANG_S), began, named=named, reason=[*named, "96 MiB"], code=137)
 
 
 def full_disk(stage: Stage) -> Result:
@@ -301,6 +327,49 @@ def full_state_disk(stage: Stage) -> Result:
     return judge(cluster.endings(deadline_s=HANG_S), began, named=named, code=1)
 
 
+def full_output_disk(stage: Stage) -> Result:
+    """Nothing can be written to /opt/ml/output of one host: its log and exit code, and all other hosts, must tell."""
+    cluster = stage.cluster(2)
+    cluster.start(1)
+    cluster.start(2, limits=Limits(tmpfs={"/opt/ml/output": 1}))
+    wait_for_ranks(list(cluster))
+    cluster[2].fill("/opt/ml/output")
+    began = time.time()
+    order(cluster[2], 1, "raise ValueError('labels start at 1')")
+    named = ["algo-2 rank 1", "ValueError: labels start at 1"]
+    result = judge(cluster.endings(1, deadline_s=HANG_S), began, named=named, code=1)
+    (own,) = cluster.endings(2, deadline_s=HANG_S)
+    if own.exit_code != 1 or own.first(*named) is None:
+        problem = f"{own.host}, the victim: exit code {own.exit_code}; its log:\n{own.text}"
+        return replace(result, problems=(*result.problems, problem))
+    return replace(result, exit_s=max(result.exit_s or 0.0, own.at - began))
+
+
+def stop_of_all(torch: bool, stage: Stage) -> Result:
+    """What the platform does: SIGTERM to every host, though not at the same moment."""
+    cluster = stage.cluster(3, torch=torch)
+    cluster.start()
+    wait_for_ranks(list(cluster))
+    began = time.time()
+    for host in cluster:
+        host.kill(signal.SIGTERM)
+    return judge_stop(cluster.endings(deadline_s=HANG_S), began)
+
+
+def stop_of_the_deaf(stage: Stage) -> Result:
+    """A rank that ignores SIGTERM: killed when the grace is over, and the other hosts do not wait longer."""
+    cluster = stage.cluster(2, slipway_stop_grace_s="3")
+    cluster.start()
+    wait_for_ranks(list(cluster))
+    order(cluster[2], 1, "signal.signal(signal.SIGTERM, signal.SIG_IGN); (model / 'deaf').touch()")
+    cluster[2].wait_for_file("model/deaf")
+    began = cluster[1].kill(signal.SIGTERM)
+    endings = cluster.endings(deadline_s=HANG_S)
+    deaf = endings[1]
+    problems = () if "did not end within 3 s" in deaf.failure else (f"{deaf.failure!r}; its log:\n{deaf.text}",)
+    return Result(None, max(ending.at for ending in endings) - began, deaf.failure, problems)
+
+
 # --- mistakes of the program ----------------------------------------------------------------------------------------
 
 
@@ -314,6 +383,23 @@ def failing_import(stage: Stage) -> Result:
     return judge(cluster.endings(deadline_s=HANG_S), began, named=named, code=1)
 
 
+def failing_requirements(line: str, named: Sequence[str], stage: Stage) -> Result:
+    """A requirement that the image cannot fulfil, on hosts without a way out."""
+    cluster = stage.cluster(2, {"train.py": OBEYS, "requirements.txt": f"{line}\n"}, torch=True)
+    began = time.time()
+    cluster.start()
+    return judge(cluster.endings(deadline_s=HANG_S), began, named=named, code=1)
+
+
+def frozen_rank(stage: Stage) -> Result:
+    """A rank stands still while its launcher lives: only a deadline of the user's own ends a script without reports."""
+    cluster = stage.cluster(3, script=SAYS, slipway_output_silence_s="3")
+    cluster.start()
+    wait_for_ranks(list(cluster))
+    began = cluster[2].kill_rank(1, signal.SIGSTOP)
+    return judge(cluster.endings(deadline_s=HANG_S), began, named=["algo-2", "rank 1"])
+
+
 def mismatched_collective(stage: Stage) -> Result:
     """One rank brings a tensor of another shape."""
     cluster = stage.cluster(3, torch=True)
@@ -323,6 +409,32 @@ def mismatched_collective(stage: Stage) -> Result:
     for number, host in enumerate(cluster):
         order(host, number, f"dist.all_reduce(torch.zeros({1000 if number == 1 else 10}))")
     return judge(cluster.endings(deadline_s=HANG_S), began, named=["rank"])
+
+
+# --- without privileges ---------------------------------------------------------------------------------------------
+
+LOCKED_DOWN = Limits(user="1000:0", read_only=True, no_capabilities=True, tmpfs={"/tmp": 64})
+
+
+def locked_down_loss(stage: Stage) -> Result:
+    """A launcher without root, capabilities and a root file system to write to watches as well."""
+    cluster = stage.cluster(3, procs=2, limits=LOCKED_DOWN)
+    cluster.start()
+    wait_for_ranks(list(cluster), 2)
+    began = cluster[2].kill()
+    return judge(cluster.endings(1, 3, deadline_s=HANG_S), began, named=["host algo-2"], code=2)
+
+
+def locked_down_alone(stage: Stage) -> Result:
+    """Nor does it need an interface."""
+    cluster = stage.cluster(1, procs=2, limits=LOCKED_DOWN, network=False)
+    cluster.start()
+    wait_for_ranks(list(cluster), 2)
+    for rank in (0, 1):
+        order(cluster[1], rank, "(model / f'written-{rank}').write_text('weights'); sys.exit(0)")
+    result = judge_completed(cluster.endings(deadline_s=HANG_S))
+    missing = [rank for rank in (0, 1) if not cluster[1].tree.model(f"written-{rank}").exists()]
+    return replace(result, problems=(*result.problems, *(f"rank {rank} wrote no model" for rank in missing)))
 
 
 # --- many hosts -----------------------------------------------------------------------------------------------------
@@ -409,6 +521,26 @@ def specials() -> list[Row]:
         Row("a full disk of the script's", full_disk),
         Row("a full disk of our records", full_state_disk),
         Row("an import that fails on one host", failing_import, target_s=6.0),
+        Row("no disk left for the failure file", full_output_disk),
+        Row("SIGTERM of all hosts (plain)", partial(stop_of_all, False)),
+        Row("SIGTERM of all hosts (DDP)", partial(stop_of_all, True), torch=True),
+        Row("SIGTERM ignored by a rank, grace 3 s", stop_of_the_deaf, target_s=6.0),
+        Row(
+            "a requirement that would replace the image's torch",
+            partial(failing_requirements, "torch==1.13.0", ["torch", "1.13.0"]),
+            torch=True,
+            target_s=10.0,
+        ),
+        Row(
+            "a requirement that does not exist, and pip's own patience",
+            partial(failing_requirements, "no-such-package-of-slipway==1.0", ["no-such-package-of-slipway"]),
+            torch=True,
+            target_s=None,
+            long=True,
+        ),
+        Row("uid 1000, read-only root: kill -9 of the middle host", locked_down_loss),
+        Row("uid 1000, read-only root, no network: the job completes", locked_down_alone, target_s=None),
+        Row("a rank stands still, user's deadline of 3 s", frozen_rank, target_s=8.0),
         Row("a mismatched collective", mismatched_collective, torch=True),
         Row("ten hosts: kill -9 of the coordinator", partial(ten_hosts, 1)),
         Row("ten hosts: kill -9 of the fifth", partial(ten_hosts, 5)),
@@ -422,9 +554,10 @@ def false_alarms() -> list[Row]:
     return [
         Row("no alarm: GIL held for 10 s", partial(held_gil, 10), target_s=None),
         Row("no alarm: network pause of 5 s, default limit", partial(network_pause, 5.0), target_s=None),
-        Row("no alarm: random pauses", partial(random_pauses, 8, 1), target_s=None),
+        Row("no alarm: random pauses", partial(random_pauses, 5, 1), target_s=None),
         Row("no alarm: 200 random pauses", partial(random_pauses, 200, 2), target_s=None, long=True),
-        Row("no alarm: full CPU load", partial(full_load, 20.0), target_s=None),
+        Row("no alarm: full CPU load", partial(full_load, 8.0), target_s=None),
+        Row("no alarm: full CPU load for 10 minutes", partial(full_load, 600.0), target_s=None, long=True),
         Row("no alarm: full CPU load for an hour", partial(full_load, 3600.0), target_s=None, long=True),
     ]
 
@@ -448,5 +581,5 @@ def short_rows(seed: int) -> Sequence[Row]:
         for place in (*PLACES, "fifth"):
             family = family.replace(place, "...")
         families.setdefault(family, []).append(row)
-    chosen = [*chance.sample(plain, 6), *chance.sample(groups, 5), *chance.sample(silent, 4)]
+    chosen = [*chance.sample(plain, 6), *chance.sample(groups, 4), *chance.sample(silent, 4)]
     return [*chosen, *(chance.choice(members) for members in families.values())]

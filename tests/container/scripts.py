@@ -106,3 +106,6 @@ while True:
     time.sleep(0.02)
 """
 """DDP on gloo until the test leaves an order; the rank of the hyperparameter `late` does not join the others."""
+
+SAYS = OBEYS.replace("    order = model", "    print(step, flush=True)\n    order = model")
+"""The same, heard at every step."""

@@ -57,7 +57,7 @@ class Stage:
     def cluster(
         self,
         hosts: int,
-        script: str = OBEYS,
+        script: str | Mapping[str, str] = OBEYS,
         *,
         torch: bool = False,
         procs: int = 1,
@@ -110,7 +110,7 @@ def judge(
     began: float,
     *,
     named: Sequence[str],
-    reason: Sequence[str] = (),
+    reason: Sequence[str] | None = None,
     code: int | None = None,
     notes: str = "",
 ) -> Result:
@@ -120,7 +120,7 @@ def judge(
         endings: of every host whose word counts.
         began: unix time of the fault.
         named: words of the line that names the victim, in the log of each.
-        reason: words that each failure file must hold beside these.
+        reason: words that each failure file must hold; None: the same.
         code: what each must exit with; None: anything but 0.
         notes: for the table.
     """
@@ -132,7 +132,7 @@ def judge(
             problems.append(f"{ending.host}: no line names {' '.join(named)}; its log:\n{ending.text}")
         else:
             noticed.append(line.at - began)
-        wanted = [word for word in (*named, *reason) if word not in ending.failure]
+        wanted = [word for word in (named if reason is None else reason) if word not in ending.failure]
         if wanted:
             problems.append(f"{ending.host}: failure file lacks {wanted}: {ending.failure!r}; its log:\n{ending.text}")
         if (ending.exit_code != code) if code is not None else ending.exit_code == 0:

@@ -62,12 +62,11 @@ def test_a_tree_is_what_the_platform_writes(tmp_path: Path) -> None:
     (tmp_path / "images" / "1.txt").write_text("x")
     tree = ContractTree.write(
         tmp_path / "ml",
-        "print(1)",
+        {"train.py": "print(1)", "requirements.txt": "wheel\n"},
         host="algo-2",
         hosts=["algo-1", "algo-2"],
         hyperparameters={"lr": "0.1"},
         channels={"train": tmp_path / "images"},
-        files={"requirements.txt": "wheel\n"},
     )
     config = tree.base / "input" / "config"
     assert json.loads((config / "hyperparameters.json").read_text()) == {"lr": "0.1", "sagemaker_program": "train.py"}
