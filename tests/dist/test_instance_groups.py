@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MARK, Cluster, wait_for
+from tests.conftest import MARK, Cluster, free_port, wait_for
 
 WORLD = """
 mark(f"world-{RANK}", f"{os.environ['WORLD_SIZE']} {os.environ['MASTER_ADDR']} {os.environ['SM_CURRENT_HOST']}")
@@ -24,7 +24,8 @@ mark(f"feed-{RANK}", f"{os.environ['WORLD_SIZE']} {os.environ['SM_CURRENT_INSTAN
 def job(cluster: Callable[..., Cluster]) -> Callable[..., Cluster]:
     def make(train: str = WORLD, feed: str = FEED, **settings: object) -> Cluster:
         """Make algo-1 the feeder of algo-2 and algo-3."""
-        made = cluster(train, hosts=3, procs=2, group_programs='{"feeders": "feed.py"}', **settings)
+        port = free_port()
+        made = cluster(train, hosts=3, procs=2, group_programs='{"feeders": "feed.py"}', master_port=port, **settings)
         groups = [
             {"instance_group_name": "trainers", "instance_type": "local_gpu", "hosts": ["algo-3", "algo-2"]},
             {"instance_group_name": "feeders", "instance_type": "local", "hosts": ["algo-1"]},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Cluster, wait_for
+from tests.conftest import Cluster, free_port, wait_for
 
 needs_mpi = pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here: apt-get install openmpi-bin")
 
@@ -38,6 +38,19 @@ def others(count=4):
 """
 
 STYLES = [pytest.param("torchrun"), pytest.param("mpi", marks=needs_mpi)]
+
+
+@pytest.fixture
+def start(cluster: Callable[..., Cluster]) -> Callable[..., Cluster]:
+    """Start a job on ports of its own: torchrun listens on all addresses, and outlives a launcher that we kill."""
+
+    def make(script: str, *, style: str, hosts: int = 2, procs: int = 2) -> Cluster:
+        ports = {"master_port": free_port(), "remote_port": free_port()}
+        job = cluster(script, hosts=hosts, procs=procs, launcher=style, **ports)
+        job.start()
+        return job
+
+    return make
 
 
 def codes(job: Cluster) -> list[int]:
@@ -78,9 +91,8 @@ def wait_until_ready(job: Cluster, ranks: int = 4) -> None:
 
 @pytest.mark.parametrize("hosts", [1, 2])
 @pytest.mark.parametrize("style", STYLES)
-def test_every_rank_knows_who_it_is(cluster: Callable[..., Cluster], style: str, hosts: int) -> None:
-    job = cluster(REPORT, hosts=hosts, procs=2, launcher=style)
-    job.start()
+def test_every_rank_knows_who_it_is(start: Callable[..., Cluster], style: str, hosts: int) -> None:
+    job = start(REPORT, style=style, hosts=hosts)
     assert codes(job) == [0] * hosts, texts(job)
     seen = {}
     for n in range(1, hosts + 1):
@@ -99,9 +111,8 @@ def test_every_rank_knows_who_it_is(cluster: Callable[..., Cluster], style: str,
 
 
 @pytest.mark.parametrize("style", [*STYLES, pytest.param("deepspeed")])
-def test_process_groups_form(cluster: Callable[..., Cluster], style: str) -> None:
-    job = cluster(ALL_REDUCE, hosts=2, procs=2, launcher=style)
-    job.start()
+def test_process_groups_form(start: Callable[..., Cluster], style: str) -> None:
+    job = start(ALL_REDUCE, style=style)
     assert codes(job) == [0, 0], texts(job)
     sums = [mark.read_text() for host in job.hosts.values() for mark in host.marks("sum-*")]
     assert sums == ["10"] * 4
@@ -110,7 +121,7 @@ def test_process_groups_form(cluster: Callable[..., Cluster], style: str) -> Non
 @pytest.mark.parametrize("failing", [0, 3])
 @pytest.mark.parametrize("style", STYLES)
 def test_the_cause_and_the_exit_code_of_the_script_come_through(
-    cluster: Callable[..., Cluster], style: str, failing: int
+    start: Callable[..., Cluster], style: str, failing: int
 ) -> None:
     """Both launchers know nothing but exit codes, and torchrun makes a 1 of them."""
     script = TOGETHER + (
@@ -121,8 +132,7 @@ def test_the_cause_and_the_exit_code_of_the_script_come_through(
         "    raise ValueError('no such thing')\n"
         "linger()\n"
     )
-    job = cluster(script, hosts=2, procs=2, launcher=style)
-    job.start()
+    job = start(script, style=style)
     assert codes(job) == [42, 42], texts(job)
     for failure in failures(job):
         assert failure.startswith(f"algo-{failing // 2 + 1} rank {failing}: ValueError: no such thing at "), texts(job)
@@ -130,10 +140,9 @@ def test_the_cause_and_the_exit_code_of_the_script_come_through(
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_rank_that_is_killed_is_named(cluster: Callable[..., Cluster], style: str) -> None:
+def test_a_rank_that_is_killed_is_named(start: Callable[..., Cluster], style: str) -> None:
     script = TOGETHER + "mark(f'pid-{RANK}', os.getpid())\nothers()\nif RANK == 3: os.kill(os.getpid(), 11)\nlinger()\n"
-    job = cluster(script, hosts=2, procs=2, launcher=style)
-    job.start()
+    job = start(script, style=style)
     assert codes(job) == [139, 139], texts(job)
     for failure in failures(job):
         assert failure.startswith("algo-2 rank 3: "), failure
@@ -142,7 +151,7 @@ def test_a_rank_that_is_killed_is_named(cluster: Callable[..., Cluster], style: 
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(cluster: Callable[..., Cluster], style: str) -> None:
+def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(start: Callable[..., Cluster], style: str) -> None:
     script = TOGETHER + (
         "asked = []\n"
         "signal.signal(signal.SIGTERM, lambda *_: asked.append(1))\n"
@@ -154,8 +163,7 @@ def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(cluster: Call
         "while time.monotonic() < until: time.sleep(0.01)\n"
         "mark(f'saved-{RANK}', len(asked))\n"
     )
-    job = cluster(script, hosts=2, procs=2, launcher=style)
-    job.start()
+    job = start(script, style=style)
     wait_until_ready(job)
     job[2].signal(signal.SIGTERM)
     assert codes(job) == [0, 0], texts(job)
@@ -168,11 +176,10 @@ def test_a_stop_reaches_every_rank_once_and_leaves_it_time_to_save(cluster: Call
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("victim", [1, 2])
 def test_a_host_that_is_lost_ends_the_others_and_is_named(
-    cluster: Callable[..., Cluster], style: str, victim: int
+    start: Callable[..., Cluster], style: str, victim: int
 ) -> None:
     script = TOGETHER + "mark(f'pid-{RANK}', os.getpid())\nothers()\nmark(f'ready-{RANK}')\nlinger()\n"
-    job = cluster(script, hosts=2, procs=2, launcher=style)
-    job.start()
+    job = start(script, style=style)
     wait_until_ready(job)
     job[victim].signal(signal.SIGKILL)
     other = job[3 - victim]
@@ -181,18 +188,16 @@ def test_a_host_that_is_lost_ends_the_others_and_is_named(
 
 
 @needs_mpi
-def test_mpi_ends_at_once_when_its_work_is_done(cluster: Callable[..., Cluster]) -> None:
+def test_mpi_ends_at_once_when_its_work_is_done(start: Callable[..., Cluster]) -> None:
     """The toolkit sleeps for 30 s on every host, and starts sshd even for one."""
-    job = cluster("pass", hosts=1, procs=1, launcher="mpi")
-    job.start()
+    job = start("pass", style="mpi", hosts=1, procs=1)
     assert codes(job) == [0], texts(job)
     assert "sshd" not in job[1].text
 
 
-def test_deepspeeds_argument_is_given_to_each_rank(cluster: Callable[..., Cluster]) -> None:
+def test_deepspeeds_argument_is_given_to_each_rank(start: Callable[..., Cluster]) -> None:
     script = 'mark(f"argv-{RANK}", sys.argv[1:])\nmark(f"cross-{RANK}", os.environ["CROSS_RANK"])\n'
-    job = cluster(script, hosts=2, procs=2, launcher="deepspeed")
-    job.start()
+    job = start(script, style="deepspeed")
     assert codes(job) == [0, 0], texts(job)
     assert [mark.read_text() for mark in job[2].marks("argv-*")] == ["['--local_rank=0']", "['--local_rank=1']"]
     assert [mark.read_text() for mark in job[2].marks("cross-*")] == ["1", "1"]
