@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -12,17 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from runtime import env
 from runtime.errors import PlatformError, UserError, one_line
-from runtime.hardware import probe
 from runtime.job import natural_key
 from runtime.local import outputs
-from runtime.local.environment import container_environ
+from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End
+from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
-from runtime.local.network import free_ports, loopback_addresses
-from runtime.local.process_engine import GRACE_S, Attempt, AttemptEnd, End, HostLog, HostProcess, StopRequest
-from runtime.local.processes import await_end
+from runtime.local.process_engine import ProcessEngine
 from runtime.local.projection import project
 from runtime.local.record import (
     AttemptRecord,
@@ -34,7 +30,7 @@ from runtime.local.record import (
 )
 from runtime.local.request import TrainingJobSpec
 from runtime.local.store import CheckpointStore, Snapshot
-from runtime.local.tree import checkpoint_directory, write_tree
+from runtime.local.tree import checkpoint_directory
 from runtime.log import Log
 from runtime.paths import Paths
 
@@ -75,10 +71,15 @@ class Claim:
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, name: str) -> Generator[Claim]:
+def claimed(directory: Path, name: str, engine: Engine | None = None) -> Generator[Claim]:
     """Take an output directory for one run.
 
     What an earlier run of the same job left there is set aside, never removed.
+
+    Args:
+        directory: made if need be.
+        name: of the job.
+        engine: knows how to wait for hosts of an earlier run that may still be saving; None: there are none.
 
     Raises:
         UserError: it holds something else, or another run is at work in it.
@@ -98,12 +99,12 @@ def claimed(directory: Path, name: str) -> Generator[Claim]:
                 f"Output {directory} is in use by another `slipway run`",
                 fix="wait for it, or choose another --output",
             ) from None
-        yield _set_aside(directory, name)
+        yield _set_aside(directory, name, engine)
     finally:
         os.close(handle)
 
 
-def _set_aside(directory: Path, name: str) -> Claim:
+def _set_aside(directory: Path, name: str, engine: Engine | None) -> Claim:
     earlier = read_record(directory / "job.json")
     if earlier is None:
         held = sorted(entry.name for entry in directory.iterdir() if entry.name != "checkpoints")
@@ -126,8 +127,8 @@ def _set_aside(directory: Path, name: str) -> Claim:
     status = earlier.get("status")
     paths = cast(Mapping[str, str | None], earlier.get("paths") or {})
     work = Path(paths.get("work") or directory / ".work")
-    for base in work.glob("attempt-*/*"):
-        await_end(base, GRACE_S)  # of a run that was killed itself: its hosts may still be saving
+    if engine is not None:
+        engine.await_earlier(sorted(work.glob("attempt-*/*")), GRACE_S)
     for result in (*RESULTS, *(["checkpoints"] if status == "Completed" else [])):
         if (directory / result).exists():
             (directory / result).rename(aside / result)
@@ -143,7 +144,12 @@ class Runner:
     """Runs one job; used once."""
 
     def __init__(
-        self, spec: TrainingJobSpec, options: RunOptions, claim: Claim, show: Callable[[str], None] | None
+        self,
+        spec: TrainingJobSpec,
+        options: RunOptions,
+        claim: Claim,
+        engine: Engine,
+        show: Callable[[str], None] | None,
     ) -> None:
         """Prepare; nothing is written yet.
 
@@ -151,10 +157,12 @@ class Runner:
             spec: the job.
             options: of this run.
             claim: the output directory.
+            engine: makes the hosts.
             show: takes the log lines of the hosts; None: nobody watches.
         """
         self._options = options
         self._claim = claim
+        self._engine = engine
         self._directory = directory = claim.directory
         self._show = show
         self._spec = spec
@@ -167,7 +175,6 @@ class Runner:
         configured = spec.checkpoint.store if spec.checkpoint is not None else None
         self._store = CheckpointStore(configured or directory / "checkpoints")
         self._restored: dict[str, Snapshot] = {}
-        self._run_id = f"{time.time_ns():x}"
         self._last: AttemptEnd | None = None
 
     def run(self) -> JobRecord:
@@ -182,6 +189,7 @@ class Runner:
                 (self._directory / "logs").mkdir(exist_ok=True)
                 for host in self._spec.hosts:
                     logs[host] = HostLog(self._directory / "logs" / f"{host}.log", self._show)
+                self._engine.open(self._spec, self._directory)
                 self._recover()
                 self._stage_code()
                 end = self._attempts(logs, stop)
@@ -192,6 +200,7 @@ class Runner:
             record.status, record.exit_code = "Failed", record.exit_code or 1
             record.failure_reason = one_line(f"local platform: {error}")
         finally:
+            self._engine.close()
             for host_log in logs.values():
                 host_log.close()
         self._conclude()
@@ -212,7 +221,7 @@ class Runner:
             return
         archive = self._work.directory / "source" / "sourcedir.tar.gz"
         outputs.pack_source(self._options.code, archive, (self._directory, RUNS.absolute()))
-        hyperparameters = {**self._spec.hyperparameters, "sagemaker_submit_directory": f"file://{archive}"}
+        hyperparameters = {**self._spec.hyperparameters, "sagemaker_submit_directory": self._engine.submit(archive)}
         self._spec = replace(self._spec, hyperparameters=hyperparameters)
 
     def _attempts(self, logs: dict[str, HostLog], stop: StopRequest) -> AttemptEnd:
@@ -251,23 +260,21 @@ class Runner:
         left_s: float | None,
     ) -> AttemptEnd:
         self._clock.enter("preparing")
-        addresses = loopback_addresses(self._spec.hosts, os.getpid())
-        master, peer = free_ports(2)
-        here, cpus = env.process_environ(), probe(env.process_environ()).cpus
-        environs: dict[str, dict[str, str]] = {}
+        self._engine.begin(self._spec)
+        bases: dict[str, Path] = {}
         for host in self._spec.hosts:
-            base = self._work.base(number, host)
-            write_tree(self._spec, host, base)
+            bases[host] = base = self._work.base(number, host)
+            self._engine.lay_out(self._spec, host, base)
             if self._spec.checkpoint is not None:
                 self._restored[host] = self._store.restore(checkpoint_directory(self._spec, base))
-            environs[host] = container_environ(self._spec, base, addresses, (master, peer), here, cpus, self._run_id)
             logs[host].mark(f"{self._spec.name} attempt {number} on {host}")
         started = time.time()
         self._clock.enter("starting")
         if number > 1:
             self.record.enter("Starting", f"Attempt {number}")
-        end = Attempt(logs, stop).run(
-            environs,
+        end = Attempt(self._engine, logs, stop).run(
+            self._spec,
+            bases,
             interruption=interruption,
             max_run_s=left_s,
             on_training=lambda: self._on_training(number),
@@ -397,7 +404,7 @@ def _all_completed(end: AttemptEnd) -> bool:
     return all(host.exit_code == 0 and _succeeded(host) for host in end.hosts)
 
 
-def _succeeded(host: HostProcess) -> bool:
+def _succeeded(host: Host) -> bool:
     paths = Paths(str(host.base))
     return Path(paths.success).exists() and not Path(paths.stopped).exists()
 
@@ -425,14 +432,13 @@ def run_job(spec: TrainingJobSpec, options: RunOptions) -> JobRecord:
     Raises:
         UserError: the output directory cannot be used, or this is no Linux.
     """
-    if not sys.platform.startswith("linux"):
-        raise UserError(f"This machine runs {sys.platform}", allowed="engine process needs Linux: /proc, 127.0.0.0/8")
     directory = output_directory(spec, options)
     show = None if options.as_json else _print_line
-    with claimed(directory, spec.name) as claim:
+    engine = ProcessEngine()
+    with claimed(directory, spec.name, engine) as claim:
         if claim.earlier:
             log.info(claim.earlier)
-        return Runner(spec, options, claim, show).run()
+        return Runner(spec, options, claim, engine, show).run()
 
 
 def _print_line(line: str) -> None:

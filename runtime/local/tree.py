@@ -1,6 +1,6 @@
 """Writes the ``/opt/ml`` tree of one host, file by file as the service writes it.
 
-Channel data is linked, not copied: a run on real data starts at once and takes no room.
+Channel data is linked or mounted, not copied: a run on real data starts at once and takes no room.
 """
 
 import json
@@ -12,7 +12,7 @@ from runtime.paths import DEFAULT_BASE, Paths
 
 
 def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "lo") -> None:
-    """Make the tree.
+    """Make the tree, all but the data of the channels.
 
     Args:
         spec: the job.
@@ -41,8 +41,13 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         checkpoint_directory(spec, base).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (Path(paths.config) / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def link_channels(spec: TrainingJobSpec, host: str, base: Path) -> None:
+    """Put links to the data of all channels into a host's tree."""
+    data = Path(Paths(str(base)).data)
     for channel in spec.channels:
-        link_channel(channel, Path(paths.data) / channel.name, spec.hosts.index(host), len(spec.hosts))
+        link_channel(channel, data / channel.name, spec.hosts.index(host), len(spec.hosts))
 
 
 def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
-from runtime.local import process_engine
+from runtime.local import attempt
 from runtime.local.processes import children_of, kill_all, processes_of
 from runtime.local.record import JobRecord
 from runtime.local.request import MetricDefinition
@@ -147,7 +147,7 @@ def test_max_run_stops_the_job(run_small: RunSmall, place: Path):
 
 
 def test_who_does_not_leave_in_time_is_killed(run_small: RunSmall, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(process_engine, "GRACE_S", 0.3)
+    monkeypatch.setattr(attempt, "GRACE_S", 0.3)
     record = run_small(hp={"steps": "100000", "ignore_stop": "1", "orphans": "1"}, max_run_s=0.8)
     assert record.status == "Stopped"
     assert [host.exit_code for host in record.attempts[0].hosts] == [137, 137]

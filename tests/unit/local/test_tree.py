@@ -7,7 +7,7 @@ import pytest
 
 from runtime.job import read_job
 from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, MetricDefinition, TrainingJobSpec
-from runtime.local.tree import keys_of, share_of, write_tree
+from runtime.local.tree import keys_of, link_channels, share_of, write_tree
 from runtime.paths import Paths
 
 
@@ -65,6 +65,7 @@ def test_our_reader_understands_it(tmp_path: Path, data: Path):
     groups = (GroupSpec("gpu", "ml.g5.xlarge", 2), GroupSpec("cpu", "ml.m5.large", 1))
     spec = TrainingJobSpec("job", channels=(ChannelSpec("train", data),), groups=groups)
     write_tree(spec, "algo-3", tmp_path / "base")
+    link_channels(spec, "algo-3", tmp_path / "base")
     job = read_job(Paths(tmp_path / "base"), {"TRAINING_JOB_NAME": "job"})
     assert (job.name, job.current_host, job.host.group) == ("job", "algo-3", "cpu")
     assert [host.name for host in job.hosts] == ["algo-1", "algo-2", "algo-3"]
@@ -74,7 +75,9 @@ def test_our_reader_understands_it(tmp_path: Path, data: Path):
 
 def test_replicated_channels_are_linked_not_copied(tmp_path: Path, data: Path):
     channels = (ChannelSpec("train", data), ChannelSpec("one", data / "c.txt"))
-    write_tree(TrainingJobSpec("job", channels=channels), "algo-1", tmp_path / "base")
+    spec = TrainingJobSpec("job", channels=channels)
+    write_tree(spec, "algo-1", tmp_path / "base")
+    link_channels(spec, "algo-1", tmp_path / "base")
     inputs = tmp_path / "base/input/data"
     assert (inputs / "train").readlink() == data
     assert [path.name for path in (inputs / "one").iterdir()] == ["c.txt"]
@@ -86,6 +89,7 @@ def test_shards_are_disjoint_and_whole(tmp_path: Path, data: Path):
     shares: list[list[str]] = []
     for host in spec.hosts:
         write_tree(spec, host, tmp_path / host)
+        link_channels(spec, host, tmp_path / host)
         shares.append(keys_of(tmp_path / host / "input/data/train"))
     assert keys_of(data) == ["Z.txt", "a/10.png", "a/2.png", "b/1.png", "c.txt"]  # bytes, as S3 lists
     assert shares == [["Z.txt", "a/2.png", "c.txt"], ["a/10.png", "b/1.png"]]

@@ -1,0 +1,173 @@
+"""One start of all hosts, watched to its end: interruptions, the user's stop, time limits, survivors of a failure."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.local.interruption import Interruption
+from runtime.local.request import TrainingJobSpec
+from runtime.log import Log
+from runtime.progress import PROGRESS
+
+log = Log("local")
+
+GRACE_S = 120.0
+"""From SIGTERM to SIGKILL, for a stop and an interruption. Source: StopTrainingJob."""
+FAILED_ALONE_S = 30.0
+"""How long other hosts may outlive one that failed. Ours end within seconds; others must be told."""
+WATCH_S = 0.004
+"""Between two looks at the progress files while an interruption at a step is awaited: well below a step."""
+IDLE_S = 0.02
+"""Between two looks otherwise."""
+
+End = Literal["ended", "interrupted", "stopped", "max_run"]
+"""Why an attempt ended: by itself, by an interruption, by the user, by ``MaxRuntimeInSeconds``."""
+
+
+@dataclass
+class AttemptEnd:
+    """What became of an attempt."""
+
+    hosts: list[Host]
+    end: End
+    last_step: int
+    interrupted_at: float | None = None
+    """Unix seconds of the interruption's signal."""
+    reasons: list[str] = field(default_factory=list[str])
+    """What we did to it, in words."""
+
+
+def last_step_of(hosts: Sequence[Host]) -> int:
+    """Return the last step that any rank has finished; 0 before the first, or when none is reported."""
+    last = 0
+    for host in hosts:
+        try:
+            slots = (Path(host.paths.state) / "progress").read_bytes()
+        except OSError:
+            continue
+        whole = len(slots) - len(slots) % PROGRESS.size
+        last = max([last, *(step for step, _ in PROGRESS.iter_unpack(slots[:whole]))])
+    return last
+
+
+def ranks_started(hosts: Sequence[Host]) -> bool:
+    """Tell whether every host has started its ranks: its launcher makes the progress file just before."""
+    return all((Path(host.paths.state) / "progress").exists() for host in hosts)
+
+
+class Attempt:
+    """One start of all hosts; used once."""
+
+    def __init__(self, engine: Engine, logs: Mapping[str, HostLog], stop: StopRequest) -> None:
+        """Nothing is started.
+
+        Args:
+            engine: makes the hosts.
+            logs: of every host.
+            stop: the user's wish to end the run.
+        """
+        self._engine = engine
+        self._logs = logs
+        self._stop = stop
+        self._hosts: list[Host] = []
+        self._end: End = "ended"
+        self._kill_at = 0.0
+        """Monotonic seconds at which what still runs is killed; 0 while nobody was told to end."""
+        self._reasons: list[str] = []
+        self._interrupted_at: float | None = None
+
+    def run(
+        self,
+        spec: TrainingJobSpec,
+        bases: Mapping[str, Path],
+        *,
+        interruption: Interruption | None,
+        max_run_s: float | None,
+        on_training: Callable[[], None],
+        on_ending: Callable[[End], None],
+    ) -> AttemptEnd:
+        """Start the hosts and see them to their end.
+
+        Args:
+            spec: the job.
+            bases: host to the root of its tree, which is there.
+            interruption: to play in this attempt.
+            max_run_s: seconds that are left to the job; None: no limit.
+            on_training: called once, when every host has started its ranks.
+            on_ending: called once, when we make the attempt end.
+        """
+        began = time.monotonic()
+        training = False
+        try:
+            for name, base in bases.items():
+                self._hosts.append(self._engine.start(spec, name, base, self._logs[name]))
+            while not self._all_ended():
+                if not training and ranks_started(self._hosts):
+                    training = True
+                    on_training()
+                before = self._end
+                self._decide(interruption, time.monotonic() - began, max_run_s)
+                if self._end != before:
+                    on_ending(self._end)
+                for host_log in self._logs.values():
+                    host_log.pump()
+                watched = interruption is not None and interruption.step is not None and not self._kill_at
+                time.sleep(WATCH_S if watched else IDLE_S)
+        finally:
+            self._engine.finish(self._hosts)
+            for host_log in self._logs.values():
+                host_log.pump(last=True)
+        last = last_step_of(self._hosts)
+        return AttemptEnd(self._hosts, self._end, last, self._interrupted_at, self._reasons)
+
+    def _all_ended(self) -> bool:
+        # A list: every host is looked at, whatever the first one says.
+        return all([host.exit_code is not None or host.poll() for host in self._hosts])
+
+    def _running(self) -> list[Host]:
+        return [host for host in self._hosts if host.exit_code is None]
+
+    def _decide(self, interruption: Interruption | None, elapsed_s: float, max_run_s: float | None) -> None:
+        now = time.monotonic()
+        if self._end in ("ended", "interrupted") and self._stop.times:
+            self._terminate("stopped", f"{self._stop.signal_name} to slipway run")
+        elif self._end == "ended" and max_run_s is not None and elapsed_s >= max_run_s:
+            self._terminate("max_run", "MaxRuntimeInSeconds is used up")
+        elif (
+            self._end == "ended" and interruption is not None and interruption.due(self._step(interruption), elapsed_s)
+        ):
+            self._interrupted_at = time.time()
+            self._terminate(
+                "interrupted", f"interruption after {interruption.after}", kill=interruption.signal == "KILL"
+            )
+        elif self._end == "ended" and not self._kill_at:
+            self._end_survivors(now)
+        if (self._kill_at and now >= self._kill_at) or self._stop.times > 1:
+            self._engine.kill(self._running())
+
+    def _step(self, interruption: Interruption) -> int:
+        return last_step_of(self._hosts) if interruption.step is not None else 0
+
+    def _terminate(self, end: End, reason: str, *, kill: bool = False) -> None:
+        self._end = end
+        self._reasons.append(reason)
+        self._kill_at = self._kill_at or time.monotonic() + (0.0 if kill else GRACE_S)
+        log.info(f"{reason}: {'SIGKILL' if kill else f'SIGTERM, {GRACE_S:g} s to leave'}")
+        if not kill:
+            self._signal()
+
+    def _signal(self) -> None:
+        for host in self._running():
+            host.terminate()
+
+    def _end_survivors(self, now: float) -> None:
+        """End hosts that live on although another has failed; what the service does at once."""
+        ended = [host.started + host.seconds for host in self._hosts if host.exit_code]
+        if ended and now - min(ended) > FAILED_ALONE_S:
+            self._reasons.append(f"another host failed {FAILED_ALONE_S:g} s ago")
+            self._kill_at = now + GRACE_S
+            log.warning(f"{self._reasons[-1]}: SIGTERM, {GRACE_S:g} s to leave")
+            self._signal()
