@@ -306,9 +306,9 @@ def _memory(root: str) -> int:
 def _is_up(interface: str) -> bool:
     if not os.path.isdir(interface):  # bonding_masters is a file among them
         return False
+    # Not operstate: it lags a second behind, which is when containers start.
     flags = _read(f"{interface}/flags").strip()
-    # docker0 without a container is administratively up and carries nothing.
-    return (not flags or bool(int(flags, 16) & 1)) and _read(f"{interface}/operstate").strip() != "down"
+    return not flags or bool(int(flags, 16) & 1)
 
 
 def _limits(text: str) -> tuple[int, int]:

@@ -188,11 +188,11 @@ def test_interfaces_that_are_up_are_listed(tmp_path: Path) -> None:
     for name, flags, state in (("lo", "0x9", "unknown"), ("eth0", "0x1003", "up"), ("eth1", "0x1002", "down")):
         put(tmp_path, f"sys/class/net/{name}/flags", f"{flags}\n")
         put(tmp_path, f"sys/class/net/{name}/operstate", f"{state}\n")
-    put(tmp_path, "sys/class/net/docker0/flags", "0x1003\n")
-    put(tmp_path, "sys/class/net/docker0/operstate", "down\n")
+    put(tmp_path, "sys/class/net/eth2/flags", "0x1003\n")
+    put(tmp_path, "sys/class/net/eth2/operstate", "down\n")  # just set up: its state follows later
     put(tmp_path, "sys/class/net/bonding_masters", "")
     (tmp_path / "sys/class/net/old").mkdir()  # a kernel that hides flags and state
-    assert look(tmp_path).interfaces == ("eth0", "lo", "old")
+    assert look(tmp_path).interfaces == ("eth0", "eth2", "lo", "old")
 
 
 def test_limits_of_the_process(tmp_path: Path) -> None:
