@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import Result, as_json, as_table
 
-HELPERS = ("__init__", "__main__", "environments", "measure", "trees")
+HELPERS = ("__init__", "__main__", "crowd", "environments", "measure", "trees")
 
 
 def names() -> list[str]:

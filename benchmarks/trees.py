@@ -18,6 +18,7 @@ def write_tree(
     *,
     me: str = "localhost",
     hosts: Sequence[str] = ("localhost",),
+    submit_directory: Path | None = None,
 ) -> Path:
     """Write the tree of one host, as the platform does.
 
@@ -27,12 +28,16 @@ def write_tree(
         hyperparameters: beside the program's; values as JSON texts.
         me: name of this host.
         hosts: all of them. A name that the machine resolves spares the toolkit its wait for the name service.
+        submit_directory: where the code is instead of in the tree: the hyperparameters of all hosts are equal. Files
+            are not written there.
     """
-    for name in ("input/config", "code", "output", "model"):
-        (root / name).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (root / "code" / name).write_text(text, encoding="utf-8")
-    program = {"sagemaker_program": next(iter(files)), "sagemaker_submit_directory": str(root / "code")}
+    for directory in ("input/config", "code", "output", "model"):
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    if submit_directory is None:
+        for name, text in files.items():
+            (root / "code" / name).write_text(text, encoding="utf-8")
+    code = submit_directory or root / "code"
+    program = {"sagemaker_program": next(iter(files)), "sagemaker_submit_directory": str(code)}
     group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.c5.xlarge", "hosts": list(hosts)}
     config = {
         "hyperparameters": {name: json.dumps(value) for name, value in program.items()} | dict(hyperparameters),
@@ -84,3 +89,11 @@ def children(pid: int) -> Sequence[int]:
     """Return the children of a process."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8")
     return [int(word) for word in text.split()]
+
+
+def run_s(pid: int) -> float:
+    """Return the seconds that a process's main thread has run on a CPU, to the nanosecond where the kernel tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="utf-8").split()[0]) / 1e9
+    except OSError:
+        return cpu_s(pid)
