@@ -23,7 +23,7 @@ from runtime.topology import parse_addresses
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from runtime.job import Job
     from runtime.outcome import Outcome
@@ -59,6 +59,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
     job: Job | None = None
     settings: Settings | None = None
     started: Started | None = None
+    began = time.monotonic()
     addresses = parse_addresses(environ.get("SLIPWAY_HOST_ADDRESSES", ""))
     try:
         # Before anything can fail: an earlier run's failure file would be taken for the script's own, and kept.
@@ -98,18 +99,14 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
             traceback.print_exc()
         if started is not None:
             started.kill()
-        return _fail(error, job, settings, addresses)
+        from runtime.outcome import Outcome, cause_from_error
 
+        cause = cause_from_error(error, job.current_host if job else "-")
+        if job is not None and settings is not None and len(job.hosts) > 1:
+            from runtime.supervisor import announce_failure
 
-def _fail(error: Exception, job: Job | None, settings: Settings | None, addresses: Mapping[str, str]) -> Outcome:
-    from runtime.outcome import Outcome, cause_from_error
-
-    cause = cause_from_error(error, job.current_host if job else "-")
-    if job is not None and settings is not None and len(job.hosts) > 1:
-        from runtime.supervisor import announce_failure
-
-        announce_failure(cause, job, settings, addresses)
-    return Outcome("failed", cause.exit_code, cause)
+            announce_failure(cause, job, settings, addresses, signals, time.monotonic() - began)
+        return Outcome("failed", cause.exit_code, cause)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

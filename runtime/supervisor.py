@@ -40,6 +40,8 @@ log = Log("launch")
 
 SETTLE_S = 2.0
 """How long a survivor's symptom waits for the cause to be told; reports of other hosts came within 0.4 s."""
+SETTLE_EARLY_S = 0.5
+"""The same when some ranks had ended with exit code 0 before: that is the cause, unless a better one is on its way."""
 KILL_AFTER_S = 1.5
 """From SIGTERM to SIGKILL once the job has failed: collectives cannot work any more, so there is nothing to save."""
 AGREE_S = 2.5
@@ -69,10 +71,26 @@ class _State:
         self.ended_told = False
 
 
-def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapping[str, str]) -> None:
+def announce_failure(
+    cause: Cause,
+    job: Job,
+    settings: Settings,
+    addresses: Mapping[str, str],
+    signals: Signals,
+    took_s: float,
+) -> None:
     """Tell the other hosts of a failure that came before there was anything to supervise.
 
-    Bounded by `ANNOUNCE_S`; hosts that are not up by then find us missing.
+    Bounded by `ANNOUNCE_S`: hosts that are not up by then find us missing. Where we failed after a longer installation,
+    the others may be at the same for as long as it is allowed to take.
+
+    Args:
+        cause: what happened.
+        job: whom to tell.
+        settings: port and limits.
+        addresses: host to address, where that is known without a name service.
+        signals: a stop ends this too.
+        took_s: seconds from our start to the failure.
     """
     from runtime.peers import Peers, job_key
 
@@ -81,8 +99,8 @@ def announce_failure(cause: Cause, job: Job, settings: Settings, addresses: Mapp
     # What has failed may be the very port on which we would listen.
     peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, job_key(job), listens=False)
     peers.send(failed=asdict(cause.short()))
-    deadline = time.monotonic() + ANNOUNCE_S
-    while peers.missing and time.monotonic() < deadline:
+    deadline = time.monotonic() + (ANNOUNCE_S if took_s < ANNOUNCE_S else settings.install_s)
+    while peers.missing and time.monotonic() < deadline and not signals.stop_asked:
         loop.turn(0.05)
         peers.tick(time.monotonic(), settings.silence_s)
     peers.close()
@@ -343,7 +361,9 @@ class Supervisor:
         self._state.causes.append(cause)
         now = time.monotonic()
         self._state.failed_at = self._state.failed_at or now
-        due = now + (SETTLE_S if cause.consequence else 0.0)
+        left = bool(self._state.done_hosts) or any(rank.status == 0 for rank in self._ranks)
+        settle = SETTLE_EARLY_S if left else SETTLE_S
+        due = now + (settle if cause.consequence else 0.0)
         self._state.end_deadline = min(self._state.end_deadline or due, due)
         log.error(cause.text() if not cause.consequence else f"{cause.text()} (a consequence: waiting for the cause)")
 
