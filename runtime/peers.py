@@ -133,6 +133,7 @@ class Peers:
         self._key = key
         self._links: dict[str, _Link] = {}
         self._open: set[_Link] = set()
+        self._unproven: set[_Link] = set()
         self._events: list[Event] = []
         self._gone: set[str] = set()
         self._kept: list[bytes] = []
@@ -210,7 +211,7 @@ class Peers:
             if now >= due and host in self._addresses:
                 self._dialing[host] = now + RETRY_S
                 self._dial(host)
-        for link in [link for link in self._open if not link.proven and now - link.heard > PROOF_S]:
+        for link in [link for link in self._unproven if now - link.heard > PROOF_S]:
             self._lose(link, "it did not prove that it is of this job")
         if now >= self._beat:
             self._beat = now + min(BEAT_S, silence_s / 4)
@@ -338,6 +339,7 @@ class Peers:
         link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.on_read(link.sock.fileno(), self._reader(link))
         self._open.add(link)
+        self._unproven.add(link)
         hello = {"hello": self._me, "nonce": link.nonce, "now": time.time(), "slipway": __version__}
         self._write(link, dumps(hello).encode() + b"\n")
 
@@ -409,6 +411,7 @@ class Peers:
             self._refuse(link, link.host or "nobody")
             return
         link.proven = True
+        self._unproven.discard(link)
         self._links[link.host] = link
         self._dialing.pop(link.host, None)
         log.debug(f"{link.host} is there")
@@ -445,6 +448,7 @@ class Peers:
 
     def _forget(self, link: _Link) -> None:
         self._open.discard(link)
+        self._unproven.discard(link)
         if link.sock.fileno() >= 0:
             self._loop.forget(link.sock.fileno())
             link.sock.close()
