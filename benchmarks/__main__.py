@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.measure import Result, as_json, as_table
 
-HELPERS = ("__init__", "__main__", "crowd", "environments", "measure", "trees")
+HELPERS = ("__init__", "__main__", "crowd", "environments", "growth", "measure", "trees")
 
 
 def names() -> list[str]:

@@ -23,12 +23,13 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.measure import Figure, Result, interleave, ratio
-from runtime import Run, log
-from runtime.job import Job, read_job
-from runtime.paths import Paths
-from runtime.ranks import SAMPLER
+from runtime import Run
+from runtime.base import log
+from runtime.contract.job import Job, read_job
+from runtime.contract.paths import Paths
+from runtime.contract.settings import resolve
+from runtime.launch.ranks import SAMPLER
 from runtime.session import StopRequest
-from runtime.settings import resolve
 
 INTERVAL_MS = 500
 """The default of slipway_profile_interval_ms."""

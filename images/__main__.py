@@ -8,7 +8,7 @@ from images.build import Workplace, build
 from images.catalog import HOME, Catalog, read_catalog
 from images.engine import Engine
 from images.quiet import StepFailed
-from runtime.errors import ExitCode, UserError
+from runtime.base.errors import ExitCode, UserError
 
 
 def parser() -> argparse.ArgumentParser:

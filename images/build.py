@@ -11,7 +11,7 @@ from pathlib import Path
 from images import rootfs, wheels
 from images.catalog import HOME, Catalog, Flavour, Image
 from images.engine import Engine
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.version import __version__
 
 Say = Callable[[str], None]

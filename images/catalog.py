@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.errors import UserError, did_you_mean
+from runtime.base.errors import UserError, did_you_mean
 
 HOME = Path(__file__).parent
 """Directory of images.toml; the paths in it are relative to this."""

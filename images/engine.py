@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from images.quiet import StepFailed, find_cause, run_step
-from runtime.env import process_environ
-from runtime.errors import UserError
+from runtime.base.env import process_environ
+from runtime.base.errors import UserError
 
 LAST_WITH_BUILDKIT = 22
 """Newest major version of the client that brings BuildKit along; later ones leave it to the buildx plugin."""

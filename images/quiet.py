@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from runtime.env import process_environ
-from runtime.errors import UserError
+from runtime.base.env import process_environ
+from runtime.base.errors import UserError
 
 _CAUSE = re.compile(
     r"^(?:#\d+ (?:\d+\.\d+ )?)?"

@@ -7,8 +7,8 @@ from runtime.version import __version__
 
 TYPE_CHECKING = False  # `typing` would cost the launcher 9 ms
 if TYPE_CHECKING:
-    from runtime.errors import PlatformError, UserError
-    from runtime.job import Channel, Job
+    from runtime.base.errors import PlatformError, UserError
+    from runtime.contract.job import Channel, Job
     from runtime.rank import main
     from runtime.session import Run
 
@@ -17,10 +17,10 @@ __all__ = ["main", "Run", "Job", "Channel", "UserError", "PlatformError", "__ver
 _HOMES = {
     "main": "runtime.rank",
     "Run": "runtime.session",
-    "Job": "runtime.job",
-    "Channel": "runtime.job",
-    "UserError": "runtime.errors",
-    "PlatformError": "runtime.errors",
+    "Job": "runtime.contract.job",
+    "Channel": "runtime.contract.job",
+    "UserError": "runtime.base.errors",
+    "PlatformError": "runtime.base.errors",
 }
 
 

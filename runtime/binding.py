@@ -9,8 +9,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.errors import UserError, did_you_mean
-from runtime.hyperparameters import is_reserved, unquote
+from runtime.base.errors import UserError, did_you_mean
+from runtime.contract.hyperparameters import is_reserved, unquote
 
 
 def bind(function: Callable[..., object], given: Mapping[str, str], *, skip: int = 1) -> dict[str, object]:

@@ -5,8 +5,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from runtime import env, log, redact
-from runtime.errors import ExitCode, PlatformError, UserError
+from runtime.base import env, log, redact
+from runtime.base.errors import ExitCode, PlatformError, UserError
 from runtime.version import __version__
 
 STATUS_CODES = {"Completed": 0, "Failed": 1, "Stopped": 3}
@@ -71,8 +71,8 @@ def _run(flags: argparse.Namespace) -> int:
     from runtime.local.summary import describe
 
     request, options = read_flags(flags, env.process_environ())
-    spec, warnings = parse_request(request)
-    if spec.image:
+    spec, warnings = parse_request(request, options.engine)
+    if spec.image and options.engine == "process":
         warnings.append(f"image {spec.image!r} is not started: engine process runs the job with this Python")
     for warning in warnings:
         log.Log("local").warning(warning)
@@ -85,9 +85,9 @@ def _run(flags: argparse.Namespace) -> int:
 
 
 def _plan(flags: argparse.Namespace) -> int:
-    from runtime import plan_report
-    from runtime.launcher import prepare
-    from runtime.paths import Paths
+    from runtime.contract.paths import Paths
+    from runtime.launch.launcher import prepare
+    from runtime.planning import plan_report
 
     environ = env.process_environ()
     if flags.settings:
@@ -106,8 +106,8 @@ def _plan(flags: argparse.Namespace) -> int:
 
 
 def _doctor(flags: argparse.Namespace) -> int:
-    from runtime.doctor import describe, examine
-    from runtime.paths import Paths
+    from runtime.contract.paths import Paths
+    from runtime.launch.doctor import describe, examine
 
     environ = env.process_environ()
     report = examine(Paths.from_environ(environ), environ, network=not flags.no_network)
@@ -116,9 +116,9 @@ def _doctor(flags: argparse.Namespace) -> int:
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:
-    from runtime.job import read_job
-    from runtime.paths import Paths
-    from runtime.settings import MEANINGS, NAMES, resolve
+    from runtime.contract.job import read_job
+    from runtime.contract.paths import Paths
+    from runtime.contract.settings import MEANINGS, NAMES, resolve
 
     settings = resolve(read_job(Paths.from_environ(environ), environ).hyperparameters, environ)
     rows = [(f"slipway_{name}", str(getattr(settings, name)), settings.origin(name), MEANINGS[name]) for name in NAMES]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import SupportsFloat
 
-from runtime.log import Log
+from runtime.base.log import Log
 
 log = Log("metrics")
 

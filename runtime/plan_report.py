@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from runtime import redact
+from runtime.base import redact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from runtime.job import Job
-    from runtime.launch_plan import LaunchPlan
+    from runtime.contract.job import Job
+    from runtime.planning.launch_plan import LaunchPlan
 
 FORMAT = 1
 """Of the JSON object; it rises when a key changes its meaning or goes."""

@@ -6,11 +6,11 @@ import os
 import shutil
 import sys
 
-from runtime import env
-from runtime.errors import ExitCode, UserError
-from runtime.paths import Paths
-from runtime.processing_job import read_processing_job, write_message
-from runtime.program import workloads
+from runtime.base import env
+from runtime.base.errors import ExitCode, UserError
+from runtime.contract.paths import Paths
+from runtime.contract.processing_job import read_processing_job, write_message
+from runtime.planning.program import workloads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,15 +16,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from runtime import env, log, redact, stacks
+from runtime.base import env, log, redact
+from runtime.base.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
 from runtime.binding import bind, from_argv
-from runtime.errors import ExitCode, SlipwayError, Stopped, UserError, one_line
-from runtime.job import Channel, Job, read_job
-from runtime.outcome import Cause, feels_like_peer_loss, write_rank_error
-from runtime.paths import Paths
+from runtime.cause.outcome import Cause, feels_like_peer_loss, write_rank_error
+from runtime.cause.tracebacks import last_raised
+from runtime.contract.job import Channel, Job, read_job
+from runtime.contract.paths import Paths
+from runtime.contract.settings import resolve
+from runtime.launch import stacks
 from runtime.session import Run, StopRequest
-from runtime.settings import resolve
-from runtime.tracebacks import last_raised
 from runtime.world import Place
 
 _log = log.Log("main")

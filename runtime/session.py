@@ -16,12 +16,12 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, cast
 
-from runtime.env import Environ
-from runtime.errors import PlatformError, Stopped, UserError
-from runtime.job import Job
-from runtime.log import Log
-from runtime.progress import PROGRESS
-from runtime.settings import Settings
+from runtime.base.env import Environ
+from runtime.base.errors import PlatformError, Stopped, UserError
+from runtime.base.log import Log
+from runtime.contract.job import Job
+from runtime.contract.settings import Settings
+from runtime.launch.progress import PROGRESS
 from runtime.version import __version__
 from runtime.world import PendingBits, Place, World
 

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from runtime.log import Log
+from runtime.base.log import Log
 from runtime.world import World
 
 log = Log("wrap")

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from runtime.env import Environ
-from runtime.errors import PlatformError, UserError
-from runtime.log import Log
+from runtime.base.env import Environ
+from runtime.base.errors import PlatformError, UserError
+from runtime.base.log import Log
 
 if TYPE_CHECKING:
     import torch

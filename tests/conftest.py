@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.paths import Paths
+from runtime.contract.paths import Paths
 
 GOLDEN = Path(__file__).parent / "golden"
 _BLOCKS = itertools.count()
@@ -155,7 +155,7 @@ class Cluster:
     def __getitem__(self, number: int) -> HostProcess:
         return self.hosts[f"algo-{number}"]
 
-    def start(self, *numbers: int, launcher: Sequence[str] = ("-m", "runtime.launcher"), **environ: str) -> None:
+    def start(self, *numbers: int, launcher: Sequence[str] = ("-m", "runtime.launch.launcher"), **environ: str) -> None:
         """Start these hosts, all when none is named."""
         for host in [self[n] for n in numbers] or list(self.hosts.values()):
             host.process = subprocess.Popen(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.errors import UserError
-from runtime.log import Log
+from runtime.base.errors import UserError
+from runtime.base.log import Log
 
 log = Log("checkpoint")
 

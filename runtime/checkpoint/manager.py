@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from runtime.base.errors import SlipwayError, UserError
+from runtime.base.log import Log
 from runtime.checkpoint import randomness
 from runtime.checkpoint.layout import (
     MANIFEST,
@@ -26,8 +28,6 @@ from runtime.checkpoint.store import (
     require_room,
     write_file,
 )
-from runtime.errors import SlipwayError, UserError
-from runtime.log import Log
 from runtime.strategies import unwrap
 from runtime.version import __version__
 from runtime.world import World

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import torch
 
+from runtime.base.errors import PlatformError, UserError
 from runtime.checkpoint.layout import MANIFEST, FileFacts, Manifest, to_json
-from runtime.errors import PlatformError, UserError
 
 _PLAIN = (int, float, bool, str, bytes, type(None), torch.dtype, torch.device)
 _MAPPINGS = (dict, collections.OrderedDict, collections.Counter)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.utils.data
 
+from runtime.base.errors import UserError
+from runtime.base.log import Log
 from runtime.data.order import BatchSlice, Division, Order, global_order, num_batches, slice_batch
 from runtime.data.sources import Array, BadSample, Source
-from runtime.errors import UserError
-from runtime.log import Log
 
 if TYPE_CHECKING:
     from runtime.profile.phases import Phase

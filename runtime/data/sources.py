@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from runtime.errors import UserError
-from runtime.job import Channel
+from runtime.base.errors import UserError
+from runtime.contract.job import Channel
 
 if TYPE_CHECKING:
     from PIL import Image

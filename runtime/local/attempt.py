@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from runtime.base.log import Log
+from runtime.launch.progress import PROGRESS
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.interruption import Interruption
 from runtime.local.request import TrainingJobSpec
-from runtime.log import Log
-from runtime.progress import PROGRESS
 
 log = Log("local")
 

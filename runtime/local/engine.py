@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from runtime.contract.paths import Paths
 from runtime.local.request import TrainingJobSpec
-from runtime.paths import Paths
 
 
 class HostLog:

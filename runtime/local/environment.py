@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.env import Environ
+from runtime.base.env import Environ
 from runtime.local.request import TrainingJobSpec
 
 INHERITED = (
@@ -62,10 +62,15 @@ def container_environ(
     values |= {
         "SAGEMAKER_BASE_DIR": str(base),
         "TRAINING_JOB_NAME": spec.name,
-        "TRAINING_JOB_ARN": f"arn:aws:sagemaker:local:000000000000:training-job/{spec.name}/{run}",
+        "TRAINING_JOB_ARN": arn_of(spec, run),
         "SLIPWAY_HOST_ADDRESSES": ",".join(f"{host}={address}" for host, address in addresses.items()),
     }
     return values
+
+
+def arn_of(spec: TrainingJobSpec, run: str) -> str:
+    """Return the job's ARN; `run` tells runs of one name apart, and is the same for all attempts of a run."""
+    return f"arn:aws:sagemaker:local:000000000000:training-job/{spec.name}/{run}"
 
 
 def threads_per_rank(spec: TrainingJobSpec, cpus: int) -> int:

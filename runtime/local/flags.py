@@ -6,18 +6,20 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.env import Environ
-from runtime.errors import UserError, did_you_mean
+from runtime.base.env import Environ
+from runtime.base.errors import UserError, did_you_mean
+from runtime.local.docker_options import DockerOptions
 from runtime.local.interruption import Interruption, parse_interruption
 from runtime.local.request import NAME_PATTERN
-from runtime.program import workloads
+from runtime.planning.program import workloads
 
 RUNS = Path("slipway-runs")
 """Home of the output directories of jobs that name none."""
+ENGINES = ("process", "docker")
 SETTING_FLAGS = {
     "procs_per_host": "slipway_procs_per_host",
     "sample": "slipway_sample",
@@ -39,6 +41,10 @@ class RunOptions:
     """File or directory to submit as the job's code; None: the request names its own."""
     sample: int | None = None
     """Samples of every channel that are used; None: all, and no projection."""
+    engine: str = "process"
+    """One of `ENGINES`."""
+    docker: DockerOptions = field(default_factory=DockerOptions)
+    """Of engine docker."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +52,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("request", nargs="?", metavar="REQUEST.json", help="a CreateTrainingJob request, as boto3 sends it")
     add("--image", help="image to run; engine process runs this machine's Python instead and says so")
-    add("--engine", default="process", help="process (docker: not in this version)")
+    add(
+        "--engine",
+        default="process",
+        choices=ENGINES,
+        help="hosts are processes of this Python, or containers of --image (default process)",
+    )
     add("--hosts", type=_count, metavar="N", help="containers of the job (default 1)")
     add("--procs-per-host", metavar="N", help="ranks per host (default auto)")
     add(
@@ -76,7 +87,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY[=VALUE]",
         help="container's environment; KEY alone: as here",
     )
-    add("--group", action="append", default=[], metavar="NAME=HOSTS", help=argparse.SUPPRESS)
+    add(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=HOSTS",
+        help="instance group, instead of --hosts (repeatable)",
+    )
     add(
         "--interrupt-after",
         action="append",
@@ -91,7 +108,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="how (default TERM, 120 s to leave)",
     )
     add("--max-run", type=_seconds, metavar="S", help="seconds after which the job is stopped")
-    add("--network-isolation", action="store_true", help=argparse.SUPPRESS)
+    add("--network-isolation", action="store_true", help="hosts reach each other only (engine docker)")
+    add("--shm-size", type=_size, metavar="SIZE", help="shared memory of a host, such as 2g (engine docker)")
+    add("--memory", type=_size, metavar="SIZE", help="memory limit of a host, such as 8g (engine docker)")
     add(
         "--checkpoints",
         metavar="DIR",
@@ -105,6 +124,14 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgt]?)(?:i?b)?", text.lower())
+    size = int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size of at least 1 byte, such as 512m or 2g")
+    return size
 
 
 def _seconds(text: str) -> float:
@@ -127,21 +154,16 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
     Raises:
         UserError: a flag is malformed, or asks for what this version cannot do.
     """
-    if flags.engine != "process":
-        raise UserError(
-            f"--engine {flags.engine}",
-            allowed="this version has engine process only",
-            fix="leave --engine out",
-        )
-    if flags.group:
-        raise UserError(f"--group {flags.group[0]}", allowed="this version has no instance groups", fix="use --hosts N")
+    if flags.engine == "process" and (flags.shm_size or flags.memory):
+        raise UserError("--shm-size and --memory limit containers", fix="add --engine docker, or leave them out")
     code, hyperparameters = _program(flags)
     request: dict[str, Any] = {"CheckpointConfig": {}} if flags.request is None else _load(Path(flags.request))
     _apply(request, flags, hyperparameters, environ)
     output = _absolute(flags.output) if flags.output else None
     request.setdefault("TrainingJobName", _job_name(output, flags.entrypoint))
     interruptions = tuple(parse_interruption(text, flags.interrupt_signal) for text in flags.interrupt_after)
-    return request, RunOptions(output, interruptions, flags.json, code, flags.sample)
+    docker = DockerOptions(flags.shm_size, flags.memory)
+    return request, RunOptions(output, interruptions, flags.json, code, flags.sample, flags.engine, docker)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -188,11 +210,8 @@ def _apply(request: dict[str, Any], flags: argparse.Namespace, program: Mapping[
         _section(request, "Environment").update(dict(_variable(text, environ) for text in flags.env))
     if flags.image:
         _section(request, "AlgorithmSpecification")["TrainingImage"] = flags.image
-    if flags.hosts is not None:
-        resources = _section(request, "ResourceConfig")
-        if "InstanceGroups" in resources:
-            raise UserError(f"--hosts {flags.hosts} meets ResourceConfig.InstanceGroups", fix="keep one of them")
-        resources["InstanceCount"] = flags.hosts
+    if flags.hosts is not None or flags.group:
+        _apply_hosts(_section(request, "ResourceConfig"), flags)
     if flags.network_isolation:
         request["EnableNetworkIsolation"] = True
     if flags.max_run is not None:
@@ -217,6 +236,24 @@ def _apply_hyperparameters(
         if getattr(flags, flag) is not None:
             hyperparameters[name] = str(getattr(flags, flag))
     hyperparameters.update(dict(_pair(text, "--hp") for text in flags.hp))
+
+
+def _apply_hosts(resources: dict[str, Any], flags: argparse.Namespace) -> None:
+    if flags.hosts is not None:
+        other = f"--group {flags.group[0]}" if flags.group else "ResourceConfig.InstanceGroups"
+        if flags.group or "InstanceGroups" in resources:
+            raise UserError(f"--hosts {flags.hosts} meets {other}", fix="keep one of them")
+        resources["InstanceCount"] = flags.hosts
+        return
+    groups: list[dict[str, Any]] = []
+    for text in flags.group:
+        name, count = _pair(text, "--group", "NAME=HOSTS")
+        if not count.isdigit() or int(count) < 1:
+            raise UserError(f"--group {text}: {count!r} hosts", allowed="it is an integer of at least 1")
+        groups.append({"InstanceGroupName": name, "InstanceType": "local", "InstanceCount": int(count)})
+    for key in ("InstanceCount", "InstanceType"):
+        resources.pop(key, None)
+    resources["InstanceGroups"] = groups
 
 
 def _absolute(path: str) -> Path:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 
 Kind = Literal["TERM", "KILL"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.errors import FAILURE_REASON_CHARS
+from runtime.base.errors import FAILURE_REASON_CHARS
+from runtime.contract.paths import Paths
 from runtime.local.request import MetricDefinition
-from runtime.paths import Paths
 
 NOT_METRICS = frozenset({"t", "step", "epoch"})
 COMPRESSION = 1

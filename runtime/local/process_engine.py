@@ -1,6 +1,6 @@
 """Plays the hosts of a job as processes of this machine, without root and without Docker.
 
-A host is one ``train`` (`runtime.launcher`) with a tree, an address and a log of its own. Nothing of it is left
+A host is one ``train`` (`runtime.launch.launcher`) with a tree, an address and a log of its own. Nothing of it is left
 running, whatever the end.
 """
 
@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from runtime import env
-from runtime.errors import PlatformError, UserError
-from runtime.hardware import probe
+from runtime.base import env
+from runtime.base.errors import PlatformError, UserError
+from runtime.contract.paths import Paths
 from runtime.local.engine import Host, HostLog
 from runtime.local.environment import container_environ
 from runtime.local.network import free_ports, loopback_addresses
@@ -31,7 +31,7 @@ from runtime.local.processes import (
 )
 from runtime.local.request import TrainingJobSpec
 from runtime.local.tree import link_channels, write_tree
-from runtime.paths import Paths
+from runtime.planning.hardware import probe
 
 _PR_SET_PDEATHSIG = 1
 
@@ -128,7 +128,7 @@ class ProcessEngine:
         try:
             process = subprocess.Popen(
                 # -P: the working directory must not offer modules, as it does not to `train` on PATH.
-                [sys.executable, "-P", "-m", "runtime.launcher"],
+                [sys.executable, "-P", "-m", "runtime.launch.launcher"],
                 cwd=base,
                 env=environ,
                 stdin=subprocess.DEVNULL,

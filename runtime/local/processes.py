@@ -11,7 +11,7 @@ import signal
 import time
 from pathlib import Path
 
-from runtime.log import Log
+from runtime.base.log import Log
 
 log = Log("local")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 
 FORMAT = 1
 Status = Literal["InProgress", "Completed", "Failed", "Stopped"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from runtime.errors import UserError, did_you_mean
-from runtime.job import DEFAULT_GROUP, DISTRIBUTIONS, INPUT_MODES
+from runtime.base.errors import UserError, did_you_mean
+from runtime.contract.job import DEFAULT_GROUP, DISTRIBUTIONS, INPUT_MODES
 
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 """Of jobs and instance groups. Source: CreateTrainingJob API."""
@@ -32,9 +32,9 @@ class ChannelSpec:
     source: Path
     """Absolute path of a directory, or of one file."""
     input_mode: str = "File"
-    """One of `runtime.job.INPUT_MODES`."""
+    """One of `runtime.contract.job.INPUT_MODES`."""
     distribution: str = "FullyReplicated"
-    """One of `runtime.job.DISTRIBUTIONS`."""
+    """One of `runtime.contract.job.DISTRIBUTIONS`."""
     content_type: str = ""
     compression: str = ""
     """Empty when the request says nothing, then the service writes no key."""
@@ -255,11 +255,12 @@ def local_path(uri: str, where: str, fix: str = "copy it here and name its direc
     return Path(rest).expanduser().absolute()
 
 
-def parse_request(request: object) -> tuple[TrainingJobSpec, list[str]]:
+def parse_request(request: object, engine: str = "process") -> tuple[TrainingJobSpec, list[str]]:
     """Read a request.
 
     Args:
         request: the decoded JSON.
+        engine: ``process`` or ``docker``; one can do less than the other.
 
     Returns:
         The job, and warnings for the user.
@@ -297,13 +298,13 @@ def parse_request(request: object) -> tuple[TrainingJobSpec, list[str]]:
         metric_definitions=_metrics(algorithm),
         max_run_s=stopping.seconds("MaxRuntimeInSeconds"),
         max_wait_s=stopping.seconds("MaxWaitTimeInSeconds"),
-        checkpoint=_checkpoint(root),
+        checkpoint=_checkpoint(root, engine),
         spot=root.flag("EnableManagedSpotTraining"),
         network_isolation=root.flag("EnableNetworkIsolation"),
         environment=root.strings("Environment", LONGEST_ENVIRONMENT_VALUE),
         output=_output(root.child("OutputDataConfig")),
     )
-    _refuse_what_is_missing(spec)
+    _refuse_what_is_missing(spec, engine)
     return spec, warnings
 
 
@@ -392,19 +393,22 @@ def _metrics(algorithm: _Node) -> tuple[MetricDefinition, ...]:
     return definitions
 
 
-def _checkpoint(root: _Node) -> CheckpointSpec | None:
+def _checkpoint(root: _Node, engine: str) -> CheckpointSpec | None:
     if "CheckpointConfig" not in root.value:
         return None
     node = root.child("CheckpointConfig")
     uri = node.text("S3Uri", "")
     store = local_path(uri, node.at("S3Uri"), fix="pass --checkpoints DIRECTORY") if uri else None
     local = node.text("LocalPath", "/opt/ml/checkpoints")
-    if not local.startswith("/opt/ml/"):
+    if engine == "process" and not local.startswith("/opt/ml/"):
         # On the service it is a directory of the container; a process would write to this machine's own.
         raise UserError(
             f"{node.at('LocalPath')} is {local!r}",
             allowed="engine process can only move paths inside /opt/ml",
+            fix="use --engine docker",
         )
+    if not local.startswith("/"):
+        raise UserError(f"{node.at('LocalPath')} is {local!r}", allowed="it is an absolute path")
     return CheckpointSpec(store, local)
 
 
@@ -413,22 +417,29 @@ def _output(node: _Node) -> Path | None:
     return local_path(uri, node.at("S3OutputPath"), fix="pass --output DIRECTORY") if uri else None
 
 
-def _refuse_what_is_missing(spec: TrainingJobSpec) -> None:
-    asked: list[str] = []
-    asked += [
+def _refuse_what_is_missing(spec: TrainingJobSpec, engine: str) -> None:
+    docker = engine == "docker"
+    modes = ("File", "FastFile") if docker else ("File",)
+    nowhere = [
         f"{channel.input_mode} mode (channel {channel.name!r})"
         for channel in spec.channels
-        if channel.input_mode != "File"
+        if channel.input_mode not in modes
     ]
-    if spec.network_isolation:
-        asked.append("network isolation (EnableNetworkIsolation, --network-isolation)")
-    if len(spec.groups) > 1:
-        asked.append(f"{len(spec.groups)} instance groups (InstanceGroups, --group)")
-    if spec.container_entrypoint or spec.container_arguments:
-        asked.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
-    if asked:
+    only_docker: list[str] = []
+    if spec.network_isolation and not docker:
+        only_docker.append("network isolation (EnableNetworkIsolation, --network-isolation)")
+    if (spec.container_entrypoint or spec.container_arguments) and not docker:
+        only_docker.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
+    if nowhere:
+        fix = "use File mode for the local run"
         raise UserError(
-            f"The request asks for {', '.join(asked)}",
-            allowed="this version's local platform does not do it yet",
-            fix="leave it out for the local run",
+            f"The request asks for {', '.join(nowhere)}",
+            allowed=f"engine {engine} has File mode only" if not docker else "engine docker has File and FastFile mode",
+            fix=fix,
+        )
+    if only_docker:
+        raise UserError(
+            f"The request asks for {', '.join(only_docker)}",
+            allowed="engine process cannot do it",
+            fix="use --engine docker, or leave it out for the local run",
         )

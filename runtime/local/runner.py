@@ -11,8 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from runtime.errors import PlatformError, UserError, one_line
-from runtime.job import natural_key
+from runtime.base.errors import PlatformError, UserError, one_line
+from runtime.base.log import Log
+from runtime.contract.job import natural_key
+from runtime.contract.paths import Paths
 from runtime.local import outputs
 from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
@@ -31,8 +33,6 @@ from runtime.local.record import (
 from runtime.local.request import TrainingJobSpec
 from runtime.local.store import CheckpointStore, Snapshot
 from runtime.local.tree import checkpoint_directory
-from runtime.log import Log
-from runtime.paths import Paths
 
 log = Log("local")
 
@@ -434,11 +434,19 @@ def run_job(spec: TrainingJobSpec, options: RunOptions) -> JobRecord:
     """
     directory = output_directory(spec, options)
     show = None if options.as_json else _print_line
-    engine = ProcessEngine()
+    engine = _engine(options)
     with claimed(directory, spec.name, engine) as claim:
         if claim.earlier:
             log.info(claim.earlier)
         return Runner(spec, options, claim, engine, show).run()
+
+
+def _engine(options: RunOptions) -> Engine:
+    if options.engine == "process":
+        return ProcessEngine()
+    from runtime.local.docker_engine import DockerEngine
+
+    return DockerEngine(options.docker)
 
 
 def _print_line(line: str) -> None:

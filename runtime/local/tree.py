@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from runtime.contract.paths import DEFAULT_BASE, Paths
 from runtime.local.request import ChannelSpec, TrainingJobSpec
-from runtime.paths import DEFAULT_BASE, Paths
 
 
 def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "lo") -> None:
@@ -53,6 +53,8 @@ def link_channels(spec: TrainingJobSpec, host: str, base: Path) -> None:
 def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:
     """Return where a host keeps its checkpoints: ``LocalPath`` below the moved root."""
     local = spec.checkpoint.local_path if spec.checkpoint is not None else f"{DEFAULT_BASE}/checkpoints"
+    if not local.startswith(f"{DEFAULT_BASE}/"):
+        return base / "checkpoints"  # of a container, which has it mounted elsewhere
     return base / Path(local).relative_to(DEFAULT_BASE)
 
 
@@ -88,6 +90,17 @@ def describe_resources(spec: TrainingJobSpec, host: str, interface: str) -> dict
         ],
         "network_interface_name": interface,
     }
+
+
+def open_to_all(base: Path) -> None:
+    """Let any user write to a tree that was just made: an image may run as another one than us."""
+    for parent, directories, names in os.walk(base):
+        os.chmod(parent, 0o777)  # noqa: S103 - it lies in a directory of the user's own
+        for name in names:
+            path = Path(parent, name)
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | 0o666)
+        directories[:] = [name for name in directories if not Path(parent, name).is_symlink()]
 
 
 def keys_of(source: Path) -> list[str]:

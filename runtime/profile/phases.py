@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from runtime.log import Log
+from runtime.base.log import Log
 
 log = Log("profile")
 

@@ -14,7 +14,7 @@ from operator import sub
 from pathlib import Path
 from typing import Any, cast
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 
 FORMAT = 1
 """The newest format that we read, of each of the three kinds of file."""

@@ -2,14 +2,15 @@
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from runtime.errors import PlatformError, UserError
-from runtime.paths import DEFAULT_BASE
+from runtime.base.errors import PlatformError, UserError, one_line
+from runtime.contract.paths import DEFAULT_BASE
 from runtime.testing.container import Container, Ending, Limits
 from runtime.testing.docker import PATIENCE_S, docker, must
 from runtime.testing.tree import ContractTree
@@ -147,6 +148,19 @@ class Cluster:
             # Known before it is started: a client that fails half-way must not leave a container behind.
             self._started[host] = Host(name, host, self.trees[host], self._network)
             must(*words, *options, self.image, *command)
+
+    def kill(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Send a signal to every started host, as the platform does when a job is stopped; ended ones are passed over.
+
+        Returns:
+            The unix time at which this began.
+        """
+        began = time.time()
+        done = docker("kill", "--signal", str(int(number)), *(host.name for host in self))
+        refused = [line for line in done.stderr.splitlines() if "is not running" not in line]
+        if done.returncode != 0 and refused:
+            raise PlatformError(one_line(f"docker kill: {' '.join(refused)}"))
+        return began
 
     def publish(self, *hosts: str | int) -> None:
         """Let the names of these started hosts resolve on all hosts, from now on; all when none is named."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.errors import PlatformError, UserError, one_line
+from runtime.base.errors import PlatformError, UserError, one_line
 from runtime.testing.docker import PATIENCE_S, docker, must, wait_until
 from runtime.testing.tree import ContractTree
 

@@ -5,7 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from runtime.errors import PlatformError, UserError, one_line
+from runtime.base.errors import PlatformError, UserError, one_line
 
 PATIENCE_S = 400.0
 """How long a wait for something that should come within seconds may take: a busy machine can be ten times slower."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from images.catalog import HOME
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.testing import must
 from runtime.version import __version__
 from tests.container.rows import all_rows

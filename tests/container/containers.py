@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Sequence
 
-from runtime.paths import DEFAULT_BASE as BASE
+from runtime.contract.paths import DEFAULT_BASE as BASE
 from runtime.testing import Container, docker, must, wait_until
 from runtime.testing import ContractTree as Tree
 

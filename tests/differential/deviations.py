@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.hyperparameters import unquote
-from runtime.job import natural_key
+from runtime.contract.hyperparameters import unquote
+from runtime.contract.job import natural_key
 from tests.differential.corpus import Case
 
 

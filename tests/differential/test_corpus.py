@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from runtime.launcher import prepare
-from runtime.paths import Paths
+from runtime.contract.paths import Paths
+from runtime.launch.launcher import prepare
 from tests.differential.corpus import Case, generate
 from tests.differential.deviations import DEVIATIONS, Difference, as_markdown, explain, same
 from tests.differential.oracle import ask, find_oracle

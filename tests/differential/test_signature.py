@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runtime.aws import Credentials, Request, sign
+from runtime.install.aws import Credentials, Request, sign
 from tests.differential.oracle import find_oracle
 
 MOMENT = "20240102T030405Z"

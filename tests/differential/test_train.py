@@ -172,7 +172,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[End, End]]
 
     def both(name: str) -> tuple[End, End]:
         theirs = play(RUNS[name], [str(python), "-m", "sagemaker_training.cli.train"], places[name] / "theirs", {})
-        return theirs, play(RUNS[name], [sys.executable, "-m", "runtime.launcher"], places[name] / "ours", ours)
+        return theirs, play(RUNS[name], [sys.executable, "-m", "runtime.launch.launcher"], places[name] / "ours", ours)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(RUNS, pool.map(both, RUNS), strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TRAIN = [sys.executable, "-m", "runtime.launcher"]
+TRAIN = [sys.executable, "-m", "runtime.launch.launcher"]
 DEFAULTS = {"slipway_entrypoint": "image_classification", "network": "cnn", "epochs": "1"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.program import workloads
+from runtime.planning.program import workloads
 from tests.dist.conftest import Ended
 
 

@@ -4,8 +4,8 @@ import ast
 import re
 from pathlib import Path
 
-from runtime.env import VARIABLES
-from runtime.settings import NAMES
+from runtime.base.env import VARIABLES
+from runtime.contract.settings import NAMES
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "runtime").rglob("*.py"))

@@ -33,7 +33,7 @@ def test_every_module_says_why_it_exists() -> None:
 
 def test_no_wait_is_a_guess() -> None:
     """A sleep in the runtime needs a condition around it: the name service thread and pollers alone may."""
-    allowed = {"runtime/peers.py", "runtime/remote.py"}
+    allowed = {"runtime/launch/peers.py", "runtime/launch/remote.py"}
     sleeping = {
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "runtime").rglob("*.py"))
@@ -48,7 +48,11 @@ def test_the_wheel_holds_the_workloads_and_the_type_marker(tmp_path: Path) -> No
     subprocess.run(command, check=True, capture_output=True, text=True)
     (wheel,) = tmp_path.glob("slipway-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"runtime/py.typed", "runtime/launcher.py", "runtime/_entrypoints/image_classification/train.py"} <= names
+    assert {
+        "runtime/py.typed",
+        "runtime/launch/launcher.py",
+        "runtime/_entrypoints/image_classification/train.py",
+    } <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "examples/"))]
     entry_points = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("entry_points.txt")))
     assert all(word in entry_points.decode() for word in ("process =", "slipway ="))

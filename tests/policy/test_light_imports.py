@@ -15,7 +15,14 @@ HEAVY = ("torch", "numpy", "boto3", "PIL", "logging", "asyncio", "inspect.numpy"
 
 
 @pytest.mark.parametrize(
-    "module", ["runtime", "runtime.launcher", "runtime.supervisor", "runtime.plan", "runtime.preflight"]
+    "module",
+    [
+        "runtime",
+        "runtime.launch.launcher",
+        "runtime.launch.supervisor",
+        "runtime.planning.plan",
+        "runtime.launch.preflight",
+    ],
 )
 def test_neither_torch_nor_numpy_nor_boto3_is_imported(module: str) -> None:
     code = f"import sys, {module}; print(' '.join(sys.modules))"
@@ -28,19 +35,20 @@ COSTLY = (
     "argparse", "collections", "contextlib", "ctypes", "dataclasses", "enum", "functools", "hashlib", "inspect", "json",
     "pathlib", "re", "selectors", "shutil", "signal", "socket", "subprocess", "tarfile", "threading", "traceback",
     "typing", "urllib",
-    "runtime.supervisor", "runtime.relay", "runtime.outcome", "runtime.aws", "runtime.installs", "runtime.checks",
+    "runtime.launch.supervisor", "runtime.launch.relay", "runtime.launch.checks", "runtime.cause.outcome",
+    "runtime.install.aws", "runtime.install.installs",
 )  # fmt: skip
 """Modules that cost a millisecond, and ours that nobody needs so soon; see docs/adr/0007."""
 
 AT_THE_START = """
 import sys
-import runtime.starting
-spawn = runtime.starting.spawn
+import runtime.launch.starting
+spawn = runtime.launch.starting.spawn
 def told(*arguments):
     print("loaded:", *sys.modules, file=sys.stderr)
     return spawn(*arguments)
-runtime.starting.spawn = told
-from runtime.launcher import main
+runtime.launch.starting.spawn = told
+from runtime.launch.launcher import main
 sys.exit(main())
 """
 
@@ -61,7 +69,7 @@ def test_until_the_first_rank_is_started_nothing_costly_is_loaded(tree: Tree, en
     )
     assert ended.returncode == 0, ended.stderr
     loaded = next(line for line in ended.stderr.splitlines() if line.startswith("loaded:")).split()
-    assert "runtime.plan" in loaded
+    assert "runtime.planning.plan" in loaded
     assert [name for name in COSTLY if name in loaded] == []
 
 

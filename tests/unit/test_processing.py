@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import UserError
-from runtime.processing_job import ProcessingJob, read_processing_job, write_message
+from runtime.base.errors import UserError
+from runtime.contract.processing_job import ProcessingJob, read_processing_job, write_message
 from tests.conftest import GOLDEN, Tree
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.world import Place, World
 
 TORCHRUN = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.base.errors import UserError
 from runtime.checkpoint.layout import (
     MANIFEST,
     FileFacts,
@@ -16,7 +17,6 @@ from runtime.checkpoint.layout import (
     read_manifest,
     to_json,
 )
-from runtime.errors import UserError
 
 WHOLE = Manifest(50, 2, (FileFacts("state.pt", 10, "ab"), FileFacts("rank-00000.pt", 3, "cd")), "job", "0.1.0")
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.base.errors import UserError
 from runtime.checkpoint.layout import MANIFEST, STATE, candidates
 from runtime.checkpoint.manager import Checkpointer
-from runtime.errors import UserError
 from runtime.world import Place, World
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.base.errors import PlatformError, UserError
 from runtime.checkpoint.layout import MANIFEST, Manifest, read_manifest
 from runtime.checkpoint.store import commit, num_bytes, read_file, remove, require_plain, require_room, write_file
-from runtime.errors import PlatformError, UserError
 
 STATE = {"w": torch.arange(1000.0), "step": 3, "text": "ü", "list": [1, None, True, 2.5], "nested": {"a": (1, b"x")}}
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.base.errors import UserError
 from runtime.data.loader import Data
 from runtime.data.order import Division
 from runtime.data.sources import BadSample
-from runtime.errors import UserError
 
 
 class Numbers:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.base.errors import UserError
+from runtime.contract.job import Channel
 from runtime.data.sources import BadSample, damage, open_source
-from runtime.errors import UserError
-from runtime.job import Channel
 
 
 def folders(root: Path, **labels: int) -> Channel:

@@ -11,7 +11,7 @@ from images.build import Workplace, build, check_budget
 from images.catalog import Flavour, read_catalog
 from images.engine import client_version, find_client
 from images.quiet import StepFailed, find_cause, run_step
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 
 CATALOG = read_catalog()
 

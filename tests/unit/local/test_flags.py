@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.local.flags import RunOptions, add_flags, read_flags
 from runtime.local.request import parse_request
 

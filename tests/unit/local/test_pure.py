@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.local.environment import container_environ, threads_per_rank
 from runtime.local.interruption import parse_interruption
 from runtime.local.network import free_ports, loopback_addresses

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import UserError
-from runtime.job import DEFAULT_GROUP
+from runtime.base.errors import UserError
+from runtime.contract.job import DEFAULT_GROUP
 from runtime.local.request import parse_request
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.local import attempt
 from runtime.local.processes import children_of, kill_all, processes_of
 from runtime.local.record import JobRecord

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.job import read_job
+from runtime.contract.job import read_job
+from runtime.contract.paths import Paths
 from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, MetricDefinition, TrainingJobSpec
 from runtime.local.tree import keys_of, link_channels, share_of, write_tree
-from runtime.paths import Paths
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from runtime.errors import UserError
+from runtime.base.errors import UserError
 from runtime.profile import chart
 from runtime.profile.findings import find
 from runtime.profile.records import load

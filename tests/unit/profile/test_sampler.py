@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.launch.ranks import SAMPLER
 from runtime.profile import sampler
-from runtime.ranks import SAMPLER
 
 STAT = """cpu  7564 20 2237 371073 451 7 66 2545 500 0
 cpu0 2428 0 809 187372 58 0 26 1269 0 0

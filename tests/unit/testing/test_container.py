@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import PlatformError
+from runtime.base.errors import PlatformError
 from runtime.testing import ContractTree, Ending, Limits, LogLine, wait_until
 from runtime.testing.container import stamped_lines, unix_seconds
 

@@ -1,0 +1,1 @@
+"""The job as the platform describes it, read and checked: pure. Layer 1."""

@@ -1,0 +1,1 @@
+"""What would be launched, and why: pure. Layer 2."""
