@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from runtime.check.flags import add_flags as add_check_flags
+    from runtime.check.flags import run_check
     from runtime.local.flags import add_flags
 
     parser = argparse.ArgumentParser(prog="slipway", description="Runs and explains training jobs on this machine.")
@@ -55,6 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--no-network", action="store_true", help="ask neither names nor ports")
     doctor.set_defaults(verb=_doctor)
+    clean = verbs.add_parser("clean", help="remove containers and networks of dead runs; living ones are left alone")
+    clean.add_argument("--all", action="store_true", help="also those of which this machine cannot tell")
+    clean.set_defaults(verb=_clean)
+    check = verbs.add_parser("check", help="does an image honour the contract? Needs a Docker engine")
+    add_check_flags(check)
+    check.set_defaults(verb=run_check)
     report = verbs.add_parser("report", help="make the profile report of a run")
     report.add_argument("directory", metavar="DIR", help="output directory of a run")
     report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
@@ -84,10 +92,30 @@ def _run(flags: argparse.Namespace) -> int:
     return STATUS_CODES.get(record.status, 1)
 
 
+def _clean(flags: argparse.Namespace) -> int:
+    from runtime.local.containers import Docker
+    from runtime.local.leftovers import clean
+
+    docker = Docker()
+    try:
+        done = clean(docker, everything=flags.all)
+    finally:
+        docker.close()
+    for name in (*done.containers, *done.networks):
+        print(f"removed {name}")
+    for job in done.alive:
+        print(f"job {job} runs: left alone")
+    for job in done.unknown:
+        print(f"job {job} was started on another machine or in another container: left alone, --all removes it")
+    if not (done.containers or done.networks):
+        print("nothing to remove")
+    return 0
+
+
 def _plan(flags: argparse.Namespace) -> int:
     from runtime.contract.paths import Paths
     from runtime.launch.launcher import prepare
-    from runtime.planning import plan_report
+    from runtime import plan_report
 
     environ = env.process_environ()
     if flags.settings:

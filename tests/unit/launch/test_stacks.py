@@ -22,7 +22,7 @@ deep(3)
 
 def start(path: Path, answers: bool) -> subprocess.Popen[str]:
     script = path / "user.py"
-    own = f"import runtime.launch.stacks\nruntime.stacks.answer({str(path)!r})\n" if answers else ""
+    own = f"import runtime.launch.stacks\nruntime.launch.stacks.answer({str(path)!r})\n" if answers else ""
     script.write_text(own + WAITS)
     process = subprocess.Popen([sys.executable, str(script)], stdin=-1, stdout=-1, text=True)
     assert process.stdout is not None

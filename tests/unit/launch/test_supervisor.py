@@ -397,7 +397,7 @@ def test_who_goes_on_after_others_have_ended_is_remarked_upon(cluster: Make, mon
     job = cluster("if RANK == 1: sys.exit(0)\nmark('waits')\nlinger()", procs=2)
     wrapper = job[1].tree.base.parent / "soon.py"
     wrapper.write_text(
-        "import runtime.launch.standstill\nruntime.standstill.REMARK_S = 0.5\nruntime.standstill.LOOK_S = 0.1\n"
+        "import runtime.launch.standstill\nruntime.launch.standstill.REMARK_S = 0.5\nruntime.launch.standstill.LOOK_S = 0.1\n"
         "from runtime.launch.launcher import main\nimport sys\nsys.exit(main())\n"
     )
     job.start(launcher=[str(wrapper)])
