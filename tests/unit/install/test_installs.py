@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import importlib.metadata
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import setuptools
 
 from runtime.base.errors import UserError
 from runtime.install.installs import Needs, command, find_needs, pip_environ
@@ -234,7 +234,7 @@ def test_code_that_is_a_package_is_built_elsewhere(image: Image) -> None:
 def test_a_setup_py_is_built_with_the_images_own_setuptools(image: Image, tmp_path: Path) -> None:
     image.write("setup.py", "from setuptools import setup; setup(name='mine2', version='3.0', py_modules=['mine2'])")
     image.write("mine2.py", "version = '3.0'")
-    own = Path(setuptools.__file__).parents[1]
+    own = Path(str(importlib.metadata.distribution("setuptools").locate_file("")))
     for name in ("setuptools", "_distutils_hack", f"setuptools-{setuptools.__version__}.dist-info", "pkg_resources"):
         if (own / name).is_dir():
             shutil.copytree(own / name, tmp_path / "newer" / name)
