@@ -235,7 +235,8 @@ def test_a_setup_py_is_built_with_the_images_own_setuptools(image: Image, tmp_pa
     image.write("setup.py", "from setuptools import setup; setup(name='mine2', version='3.0', py_modules=['mine2'])")
     image.write("mine2.py", "version = '3.0'")
     own = Path(str(importlib.metadata.distribution("setuptools").locate_file("")))
-    for name in ("setuptools", "_distutils_hack", f"setuptools-{importlib.metadata.version('setuptools')}.dist-info", "pkg_resources"):
+    facts = f"setuptools-{importlib.metadata.version('setuptools')}.dist-info"
+    for name in ("setuptools", "_distutils_hack", facts, "pkg_resources"):
         if (own / name).is_dir():
             shutil.copytree(own / name, tmp_path / "newer" / name)
     error, text = image.install(house=False, environ={**NOBODY, "PYTHONPATH": f"{ROOT}:{tmp_path / 'newer'}"})
