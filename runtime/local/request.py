@@ -372,6 +372,13 @@ def _groups(resources: _Node) -> tuple[GroupSpec, ...]:
     if not groups:
         count = resources.whole("InstanceCount", 1)
         groups = (GroupSpec(DEFAULT_GROUP, resources.text("InstanceType", "local"), count),)
+    names = [group.name for group in groups]
+    for name in names:
+        if not NAME_PATTERN.fullmatch(name) or names.count(name) > 1:
+            raise UserError(
+                f"{resources.at('InstanceGroups')} has a group {name!r}",
+                allowed="each has a name of its own, of letters, digits and '-'",
+            )
     total = sum(group.count for group in groups)
     if total > MOST_HOSTS:
         raise UserError(f"The request asks for {total} hosts", allowed=f"this machine can play at most {MOST_HOSTS}")
@@ -431,11 +438,10 @@ def _refuse_what_is_missing(spec: TrainingJobSpec, engine: str) -> None:
     if (spec.container_entrypoint or spec.container_arguments) and not docker:
         only_docker.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
     if nowhere:
-        fix = "use File mode for the local run"
         raise UserError(
             f"The request asks for {', '.join(nowhere)}",
-            allowed=f"engine {engine} has File mode only" if not docker else "engine docker has File and FastFile mode",
-            fix=fix,
+            allowed=f"engine {engine} has {' and '.join(modes)} mode",
+            fix="use File mode for the local run",
         )
     if only_docker:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import UserError
+from runtime.local.docker_options import DockerOptions
 from runtime.local.flags import RunOptions, add_flags, read_flags
 from runtime.local.request import parse_request
 
@@ -105,8 +106,9 @@ def test_a_source_directory_is_submitted_whole(tmp_path: Path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--engine", "docker"], "--engine docker"),
-        (["--group", "gpu=2"], "no instance groups"),
+        (["--shm-size", "1g"], "--engine docker"),
+        (["--group", "gpu=two"], "'two' hosts"),
+        (["--group", "gpu=2", "--hosts", "2"], "--hosts 2 meets --group gpu=2"),
         (["--entrypoint", "nothing.py"], "nothing.py is not there"),
         (["--entrypoint", "image_clasification"], "neither a file nor one of our workloads"),
         (["--source-dir", "."], "--source-dir without --entrypoint"),
@@ -122,6 +124,30 @@ def test_what_is_wrong_is_named(words: list[str], expected: str):
     with pytest.raises(UserError) as caught:
         read(*words)
     assert expected in str(caught.value)
+
+
+def test_groups_are_hosts_numbered_in_order():
+    spec, _ = parse_request(read("--group", "cpu=1", "--group", "gpu=2")[0])
+    assert spec.hosts == ("algo-1", "algo-2", "algo-3")
+    assert [(group.name, spec.hosts_of(group)) for group in spec.groups] == [
+        ("cpu", ("algo-1",)),
+        ("gpu", ("algo-2", "algo-3")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("2k", 2048), ("1.5m", 1572864), ("2g", 2 << 30), ("2GiB", 2 << 30), ("1tb", 1 << 40)]
+)
+def test_sizes_of_containers(text: str, size: int):
+    options = read("--engine", "docker", "--shm-size", text, "--memory", "1g")[1]
+    assert (options.engine, options.docker) == ("docker", DockerOptions(size, 1 << 30))
+
+
+@pytest.mark.parametrize("text", ["0", "g", "-1", "1x", "1 g"])
+def test_no_size(text: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        read("--engine", "docker", f"--shm-size={text}")
+    assert "no size" in capsys.readouterr().err
 
 
 def test_network_isolation_is_refused_by_name():

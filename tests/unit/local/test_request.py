@@ -112,11 +112,11 @@ def test_unknown_keys_are_named_with_a_guess(tmp_path: Path):
                 "ResourceConfig": {
                     "InstanceGroups": [
                         {"InstanceGroupName": "a", "InstanceType": "t", "InstanceCount": 1},
-                        {"InstanceGroupName": "b", "InstanceType": "t", "InstanceCount": 1},
+                        {"InstanceGroupName": "a", "InstanceType": "t", "InstanceCount": 1},
                     ]
                 }
             },
-            "2 instance groups",
+            "has a group 'a'",
         ),
         ({"ProcessingJobName": "p"}, "CreateProcessingJob"),
     ],
@@ -153,3 +153,22 @@ def test_one_channel_cannot_be_named_twice(tmp_path: Path):
     request["InputDataConfig"][1]["ChannelName"] = "train"
     with pytest.raises(UserError, match="'train' 2 times"):
         parse_request(request)
+
+
+def test_what_only_containers_can_do(tmp_path: Path):
+    request = request_with(
+        tmp_path,
+        EnableNetworkIsolation=True,
+        CheckpointConfig={"LocalPath": "/data"},
+        AlgorithmSpecification={"ContainerEntrypoint": ["bash"], "ContainerArguments": ["-c", "true"]},
+    )
+    request["InputDataConfig"][0]["InputMode"] = "FastFile"
+    spec, _ = parse_request(request, "docker")
+    assert (spec.network_isolation, spec.container_entrypoint, spec.container_arguments) == (
+        True,
+        ("bash",),
+        ("-c", "true"),
+    )
+    assert spec.checkpoint is not None
+    assert spec.checkpoint.local_path == "/data"
+    assert spec.channels[0].input_mode == "FastFile"

@@ -1,0 +1,285 @@
+"""Containers of a Docker engine, through the docker SDK for Python: made, attached, ended, found by their labels.
+
+Everything that the rest of the package knows of the SDK stands here. It is imported on first use: engine process and
+``slipway --help`` work without it.
+"""
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from runtime.base.errors import PlatformError, UserError, one_line
+
+CALL_S = 120.0
+"""For one answer of the engine: a bound for one that hangs, not a measure."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A file or directory of this machine inside a container."""
+
+    source: Path
+    """It must exist: an engine would make a directory of root's in its place."""
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class ContainerSpec:
+    """One container to be made."""
+
+    name: str
+    image: str
+    environ: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What the job adds to the image's own."""
+    mounts: tuple[Mount, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    entrypoint: tuple[str, ...] | None = None
+    """None: the image's own."""
+    command: tuple[str, ...] | None = None
+    """None: the image's own, where the entrypoint is its own too."""
+    hostname: str = ""
+    network: str = "none"
+    aliases: tuple[str, ...] = ()
+    """Names under which other containers of the network find it."""
+    isolated: bool = False
+    """The engine's name service answers for containers of the network only."""
+    user: str = ""
+    """``uid[:gid]``; empty: the image's own."""
+    tty: bool = False
+    shm_bytes: int | None = None
+    """Size of /dev/shm; None: the engine's default, mostly 64 MiB."""
+    memory_bytes: int | None = None
+    """Swap included; None: no limit."""
+    gpus: tuple[str, ...] = ()
+    """Indices of the GPUs that it sees."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What we need to know of an image."""
+
+    id: str
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A container or network that carries our labels."""
+
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    running: bool = False
+
+
+def mounts_in_order(mounts: Sequence[Mount]) -> list[Mount]:
+    """Sort mounts so that the outer one of two comes first."""
+    return sorted(mounts, key=lambda mount: mount.target.count("/"))
+
+
+class Docker:
+    """A connection to a Docker engine. Not for two threads at one time: `again` makes another."""
+
+    def __init__(self, version: str = "auto") -> None:
+        """Connect to the engine that the docker command would use by DOCKER_HOST.
+
+        Args:
+            version: of its API; ``auto`` asks it.
+
+        Raises:
+            UserError: the SDK is not installed, or no engine answers.
+        """
+        try:
+            self._sdk: Any = importlib.import_module("docker")
+        except ImportError as error:
+            raise UserError(
+                f"Docker cannot be used: {error}", fix="install the extra: pip install 'slipway[local]'"
+            ) from error
+        self._errors: Any = self._sdk.errors
+        try:
+            keywords = self._sdk.utils.kwargs_from_env()
+            self._api: Any = self._sdk.APIClient(version=version, timeout=CALL_S, **keywords)
+        except (self._errors.DockerException, OSError) as error:
+            raise UserError(
+                one_line(f"No Docker engine answers: {error}"),
+                fix="start Docker, see that you may use it (group docker), or use --engine process",
+            ) from error
+
+    def again(self) -> "Docker":
+        """Open another connection to the same engine, for another thread."""
+        return Docker(cast(str, self._api.api_version))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._api.close()
+
+    def image(self, name: str) -> ImageFacts:
+        """Look at an image of this machine.
+
+        Raises:
+            UserError: it is not there.
+        """
+        try:
+            facts: Any = self._api.inspect_image(name)
+        except self._errors.NotFound as error:
+            raise UserError(
+                f"Image {name!r} is not on this machine",
+                fix=f"docker pull {name}, or build it (ours: make image/pytorch FLAVOUR=cpu)",
+            ) from error
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"look at image {name!r}", error) from error
+        config: Any = facts.get("Config") or {}
+        lines = cast("list[str]", config.get("Env") or [])
+        return ImageFacts(str(facts["Id"]), dict(line.split("=", 1) for line in lines if "=" in line))
+
+    def image_of(self, container: str) -> str:
+        """Return the id of the image that a container was made of."""
+        try:
+            return str(self._api.inspect_container(container)["Image"])
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("look at the container", error) from error
+
+    def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> None:
+        """Make a private network; an internal one has no way out, not even to this machine."""
+        options = {"com.docker.network.bridge.inhibit_ipv4": "true"} if internal else {}
+        try:
+            self._api.create_network(name, driver="bridge", options=options, internal=internal, labels=dict(labels))
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"make network {name}", error, fix="`slipway clean` removes what dead jobs left") from error
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network; no error when it is gone."""
+        try:
+            self._api.remove_network(name)
+        except self._errors.NotFound:
+            return
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"remove network {name}", error) from error
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Make a container and return its id."""
+        types = self._sdk.types
+        mounts = [
+            types.Mount(mount.target, str(mount.source), type="bind", read_only=mount.read_only)
+            for mount in mounts_in_order(spec.mounts)
+        ]
+        limits: dict[str, Any] = {}
+        if spec.shm_bytes is not None:
+            limits["shm_size"] = spec.shm_bytes
+        if spec.memory_bytes is not None:
+            limits |= {"mem_limit": spec.memory_bytes, "memswap_limit": spec.memory_bytes}
+        if spec.gpus:
+            limits["device_requests"] = [types.DeviceRequest(device_ids=list(spec.gpus), capabilities=[["gpu"]])]
+        if spec.isolated:
+            limits["dns"] = ["127.0.0.1"]  # nobody listens there: questions about other names end in the container
+        named = {"aliases": list(spec.aliases)} if spec.aliases else {}
+        networking = None
+        if spec.network not in ("none", "host"):
+            networking = self._api.create_networking_config({spec.network: self._api.create_endpoint_config(**named)})
+        try:
+            made = self._api.create_container(
+                spec.image,
+                command=None if spec.command is None else list(spec.command),
+                entrypoint=None if spec.entrypoint is None else list(spec.entrypoint),
+                name=spec.name,
+                hostname=spec.hostname or None,
+                user=spec.user or None,
+                environment=[f"{name}={value}" for name, value in spec.environ.items()],
+                labels=dict(spec.labels),
+                tty=spec.tty,
+                host_config=self._api.create_host_config(mounts=mounts, network_mode=spec.network, **limits),
+                networking_config=networking,
+                use_config_proxy=False,
+            )
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"make container {spec.name}", error) from error
+        return str(made["Id"])
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        try:
+            self._api.start(container)
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("start the container", error) from error
+
+    def attach(self, container: str) -> Iterator[bytes]:
+        """Attach to a container, and return what it prints from now on, until its end."""
+        try:
+            pieces: Iterator[bytes] = self._api.attach(container, stream=True)
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("attach to the container", error) from error
+        return self._pieces(pieces)
+
+    def _pieces(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from pieces
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("read what the container prints", error) from error
+
+    def wait(self, container: str) -> int:
+        """Wait for the end of a container, however long, and return its exit code."""
+        try:
+            return int(self._api.wait(container)["StatusCode"])
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("wait for the container", error) from error
+
+    def out_of_memory(self, container: str) -> bool:
+        """Tell whether the kernel killed anything in it for its memory limit."""
+        try:
+            return bool(self._api.inspect_container(container)["State"]["OOMKilled"])
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("look at the container", error) from error
+
+    def kill(self, container: str, signal: str) -> None:
+        """Send a signal to a container's first process; no error when it does not run."""
+        try:
+            self._api.kill(container, signal)
+        except self._errors.APIError as error:
+            if error.status_code not in (404, 409):  # gone, or not running
+                raise _failed(f"send {signal}", error) from error
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"send {signal}", error) from error
+
+    def remove(self, container: str) -> None:
+        """Remove a container, also one that runs; no error when it is gone."""
+        try:
+            self._api.remove_container(container, force=True, v=True)
+        except self._errors.APIError as error:
+            if error.status_code not in (404, 409):  # gone, or being removed by somebody else
+                raise _failed("remove the container", error) from error
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("remove the container", error) from error
+
+    def containers(self, label: str) -> list[Found]:
+        """Find containers, running or not, by a label: ``NAME`` or ``NAME=VALUE``."""
+        try:
+            listed: Any = self._api.containers(all=True, filters={"label": label})
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("list containers", error) from error
+        return [
+            Found(item["Id"], item["Names"][0].lstrip("/"), item["Labels"] or {}, item["State"] == "running")
+            for item in listed
+        ]
+
+    def networks(self, label: str) -> list[Found]:
+        """Find networks by a label: ``NAME`` or ``NAME=VALUE``."""
+        try:
+            listed: Any = self._api.networks(filters={"label": label})
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("list networks", error) from error
+        return [Found(item["Id"], item["Name"], item["Labels"] or {}) for item in listed]
+
+    def runtimes(self) -> tuple[str, ...]:
+        """Names of the engine's runtimes; ``nvidia`` among them where it can give GPUs away."""
+        try:
+            return tuple(self._api.info().get("Runtimes") or ())
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("ask the engine about itself", error) from error
+
+
+def _failed(what: str, error: Exception, fix: str = "") -> PlatformError:
+    told = str(getattr(error, "explanation", None) or error)
+    return PlatformError(one_line(f"The Docker engine could not {what}: {told}"), fix=fix)

@@ -1,0 +1,373 @@
+"""Plays the hosts of a job as containers of a Docker engine on this machine, each with a tree of its own.
+
+A host is ``docker run IMAGE train`` on a private network of the job, where it is known as algo-N. Nothing of it is
+left running, whatever the end; see `runtime.local.guard` for the end of this very process.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from runtime.base import env
+from runtime.base.errors import PlatformError, UserError
+from runtime.base.log import Log
+from runtime.contract.paths import DEFAULT_BASE, Paths
+from runtime.local import leftovers
+from runtime.local.containers import ContainerSpec, Docker, ImageFacts, Mount
+from runtime.local.docker_options import DockerOptions
+from runtime.local.engine import Host, HostLog
+from runtime.local.environment import arn_of, threads_per_rank
+from runtime.local.guard import Guard
+from runtime.local.request import TrainingJobSpec
+from runtime.local.tree import checkpoint_directory, keys_of, open_to_all, share_of, write_tree
+from runtime.planning.hardware import probe
+
+log = Log("local")
+
+CODE = f"{DEFAULT_BASE}/input/source/sourcedir.tar.gz"
+"""Where a host finds the packed code that the service would fetch from S3."""
+SHARDS = f"{DEFAULT_BASE}/input/shards"
+"""Where the whole channel lies of which ``ShardedByS3Key`` gives a host some links."""
+COPIED = ("code", "sm_drivers")
+"""Channels of SDK v3 that its scripts write into: small, copied, and never the user's own files."""
+END_S = 60.0
+"""For a container to end after SIGKILL: a bound for an engine that hangs."""
+
+Act = Callable[[Docker, str], None]
+"""Does something to one container."""
+
+
+@dataclass
+class HostContainer:
+    """One host of an attempt."""
+
+    name: str
+    base: Path
+    container: str
+    """Its id."""
+    docker: Docker = field(repr=False)
+    started: float = 0.0
+    exit_code: int | None = None
+    seconds: float = 0.0
+    thread: threading.Thread | None = field(default=None, repr=False)
+    """Reads what it prints and waits for its end."""
+    ended: tuple[int, float] | None = field(default=None, repr=False)
+    """Exit code, and monotonic seconds of the end."""
+    lost: PlatformError | None = field(default=None, repr=False)
+    killed: bool = False
+
+    @property
+    def paths(self) -> Paths:
+        """Its tree."""
+        return Paths(str(self.base))
+
+    def follow(self, sink: int) -> None:
+        """Attach to the container, which is not started yet, and let a thread write what it prints to `sink`."""
+        other = self.docker.again()
+        attached = threading.Event()
+
+        def read() -> None:
+            try:
+                pieces = other.attach(self.container)
+                attached.set()
+                for piece in pieces:
+                    _write(sink, piece)
+                code = other.wait(self.container)
+                self.ended = (code, time.monotonic())
+            except PlatformError as error:
+                self.lost = error
+            finally:
+                attached.set()
+                other.close()
+
+        self.thread = threading.Thread(target=read, name=f"follow {self.name}", daemon=True)
+        self.thread.start()
+        attached.wait()
+
+    def poll(self) -> bool:
+        """Look whether it has ended."""
+        if self.lost is not None:
+            raise self.lost
+        if self.ended is None:
+            return False
+        self.exit_code, at = self.ended
+        self.seconds = at - self.started
+        return True
+
+    def terminate(self) -> None:
+        """Send SIGTERM to its first process, as ``docker stop`` does."""
+        self.docker.kill(self.container, "SIGTERM")
+
+
+class DockerEngine:
+    """Makes hosts of containers."""
+
+    interface = "eth0"
+
+    def __init__(self, options: DockerOptions | None = None) -> None:
+        """Nothing is connected."""
+        self._options = options or DockerOptions()
+        self._run = f"{os.getpid()}-{time.time_ns():x}"
+        self._docker: Docker | None = None
+        self._guard: Guard | None = None
+        self._network = ""
+        self._labels: dict[str, str] = {}
+        self._image = ImageFacts("", {})
+        self._code: Path | None = None
+        self._attempt = 0
+        self._made: list[str] = []
+        """Containers that are not removed yet."""
+        self._gpus: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def docker(self) -> Docker:
+        """The connection; made on first use."""
+        if self._docker is None:
+            self._docker = Docker()
+        return self._docker
+
+    def open(self, spec: TrainingJobSpec, directory: Path) -> None:
+        """Find the image, make the job's network, and set the guard."""
+        if not spec.image:
+            raise UserError(
+                "The request names no image", allowed="engine docker runs AlgorithmSpecification.TrainingImage",
+                fix="add --image, such as --image slipway-pytorch:cpu",
+            )  # fmt: skip
+        self._image = self.docker.image(spec.image)
+        self._labels = leftovers.labels_of(spec.name, self._run)
+        self._gpus = self._share_gpus(spec)
+        self._guard = Guard(self._run)
+        network = f"slipway-{spec.name}-{self._run}"
+        self.docker.create_network(network, self._labels, internal=spec.network_isolation)
+        self._network = network
+
+    def submit(self, archive: Path) -> str:
+        """Hosts get the archive as a file of their own."""
+        self._code = archive
+        return f"file://{CODE}"
+
+    def await_earlier(self, trees: Sequence[Path], seconds: float) -> None:
+        """See the containers of an earlier run to their end: its guard has told them to save and leave."""
+        names = {str(tree) for tree in trees}
+        containers = self.docker.containers(leftovers.TREE)
+        mine = [item for item in containers if item.labels.get(leftovers.TREE) in names]
+        leftovers.end(self.docker, mine, seconds)
+        for item in mine:
+            leftovers.hand_back_labelled(self.docker, item)
+            self.docker.remove(item.id)
+
+    def begin(self, spec: TrainingJobSpec) -> None:
+        """Count the attempts: a container's name is used once."""
+        self._attempt += 1
+
+    def lay_out(self, spec: TrainingJobSpec, host: str, base: Path) -> None:
+        """Write a host's tree, with a place for every mount, so that nothing of it is made by root."""
+        write_tree(spec, host, base, self.interface)
+        for mount in self._data_mounts(spec, host, base):
+            inside = base / Path(mount.target).relative_to(DEFAULT_BASE)
+            if mount.source.is_dir():
+                inside.mkdir(parents=True, exist_ok=True)
+            else:
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                inside.touch()
+        for channel in spec.channels:
+            if channel.distribution == "ShardedByS3Key" and channel.source.is_dir():
+                shards = Path(SHARDS, channel.name)
+                for key in share_of(keys_of(channel.source), spec.hosts.index(host), len(spec.hosts)):
+                    link = base / "input" / "data" / channel.name / key
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(shards / key)
+            elif channel.name in COPIED:
+                _copy(channel.source, base / "input" / "data" / channel.name)
+        open_to_all(base)
+
+    def start(self, spec: TrainingJobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
+        """Make a container, attach to it, and start it."""
+        container = self.docker.create(self._container(spec, host, base))
+        self._made.append(container)
+        started = HostContainer(host, base, container, self.docker)
+        started.follow(log.sink)
+        started.started = time.monotonic()
+        self.docker.start(container)
+        return started
+
+    def kill(self, hosts: Sequence[Host]) -> None:
+        """Kill all containers at one time: machines that vanish do not talk about each other."""
+        running = [host for host in cast("Sequence[HostContainer]", hosts) if not host.killed]
+        for host in running:
+            host.killed = True
+        self._at_once([host.container for host in running], lambda docker, container: docker.kill(container, "KILL"))
+
+    def finish(self, hosts: Sequence[Host]) -> None:
+        """End and remove the containers, after all that they printed was read."""
+        containers = cast("Sequence[HostContainer]", hosts)
+        self.kill([host for host in containers if host.exit_code is None])
+        for host in containers:
+            if host.thread is not None:
+                host.thread.join(END_S)
+            if host.thread is None or host.thread.is_alive():
+                log.warning(f"container of {host.name} does not end {END_S:g} s after SIGKILL")
+            elif host.exit_code is None and host.lost is None:
+                host.poll()
+            if host.exit_code == 137 and self.docker.out_of_memory(host.container):
+                limit = self._options.memory_bytes
+                log.warning(f"{host.name} ran out of memory" + (f": its limit is {limit} bytes" if limit else ""))
+        self._hand_back([host.base for host in containers])
+        self._remove_containers()
+
+    def close(self) -> None:
+        """Remove the network, and dismiss the guard."""
+        if self._docker is None:
+            return
+        try:
+            self._remove_containers()
+            if self._network:
+                self._docker.remove_network(self._network)
+            if self._guard is not None:
+                self._guard.dismiss()
+        finally:
+            self._docker.close()
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    def _container(self, spec: TrainingJobSpec, host: str, base: Path) -> ContainerSpec:
+        owner = f"{os.getuid()}:{os.getgid()}"
+        if spec.container_entrypoint or spec.container_arguments:
+            entrypoint, command = spec.container_entrypoint or None, spec.container_arguments
+        else:
+            entrypoint, command = None, ("train",)
+        checkpoints = []
+        if spec.checkpoint is not None:
+            checkpoints = [Mount(checkpoint_directory(spec, base), spec.checkpoint.local_path)]
+        return ContainerSpec(
+            name=f"slipway-{spec.name}-{host}-{self._run}-{self._attempt}",
+            image=self._image.id,
+            environ=self._environ(spec),
+            mounts=(
+                *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("input", "model", "output")),
+                *checkpoints,
+                *self._data_mounts(spec, host, base),
+            ),
+            labels={
+                **self._labels,
+                leftovers.HOST: host,
+                leftovers.TREE: str(base),
+                leftovers.OWNER: owner,
+            },
+            entrypoint=entrypoint,
+            command=command,
+            hostname=host,
+            network=self._network,
+            aliases=(host,),
+            isolated=spec.network_isolation,
+            shm_bytes=self._options.shm_bytes or default_shm_bytes(),
+            memory_bytes=self._options.memory_bytes,
+            gpus=self._gpus.get(host, ()),
+        )
+
+    def _data_mounts(self, spec: TrainingJobSpec, host: str, base: Path) -> list[Mount]:
+        """Mount what is the user's own, so that nothing can change it there; the rest lies in the tree."""
+        mounts: list[Mount] = []
+        if self._code is not None:
+            mounts.append(Mount(self._code, CODE, read_only=True))
+        for channel in spec.channels:
+            inside = f"{DEFAULT_BASE}/input/data/{channel.name}"
+            source = channel.source.resolve()
+            if channel.name in COPIED:
+                continue
+            if source.is_file():
+                if channel.distribution == "FullyReplicated" or host == spec.hosts[0]:
+                    mounts.append(Mount(source, f"{inside}/{channel.source.name}", read_only=True))
+            elif channel.distribution == "FullyReplicated":
+                mounts.append(Mount(source, inside, read_only=True))
+            else:
+                mounts.append(Mount(source, f"{SHARDS}/{channel.name}", read_only=True))
+        return mounts
+
+    def _environ(self, spec: TrainingJobSpec) -> dict[str, str]:
+        values: dict[str, str] = {}
+        if len(spec.hosts) > 1 and "OMP_NUM_THREADS" not in self._image.environ:
+            # Each host believes that the whole machine is its own.
+            values["OMP_NUM_THREADS"] = str(threads_per_rank(spec, probe(env.process_environ()).cpus))
+        values |= dict(spec.environment)
+        values |= {"TRAINING_JOB_NAME": spec.name, "TRAINING_JOB_ARN": arn_of(spec, self._run)}
+        return values
+
+    def _share_gpus(self, spec: TrainingJobSpec) -> dict[str, tuple[str, ...]]:
+        """Deal the machine's GPUs out, equally many to each host."""
+        here = env.process_environ()
+        count = probe(here).gpus
+        if not count:
+            return {}
+        if "nvidia" not in self.docker.runtimes():
+            log.warning(f"{count} GPUs are here, but the Docker engine cannot give them away: no runtime 'nvidia'")
+            return {}
+        visible = here.get("CUDA_VISIBLE_DEVICES", "")
+        return share_gpus(spec.hosts, visible.split(",") if visible else [str(gpu) for gpu in range(count)])
+
+    def _hand_back(self, trees: Sequence[Path]) -> None:
+        if self._made and os.getuid() != 0:
+            leftovers.hand_back(self.docker, self._made[-1], trees, f"{os.getuid()}:{os.getgid()}")
+
+    def _remove_containers(self) -> None:
+        made, self._made = self._made, []
+        self._at_once(made, lambda docker, container: docker.remove(container))
+
+    def _at_once(self, containers: Sequence[str], act: Act) -> None:
+        if len(containers) == 1:
+            act(self.docker, containers[0])
+            return
+
+        def one(container: str) -> None:
+            other = self.docker.again()
+            try:
+                act(other, container)
+            finally:
+                other.close()
+
+        if containers:
+            with ThreadPoolExecutor(min(len(containers), 16)) as pool:
+                list(pool.map(one, containers))
+
+
+def share_gpus(hosts: Sequence[str], gpus: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Deal GPUs out, equally many neighbours to each host.
+
+    >>> share_gpus(["algo-1", "algo-2"], ["0", "1", "2", "3", "4"])
+    {'algo-1': ('0', '1'), 'algo-2': ('2', '3')}
+
+    Raises:
+        UserError: there are fewer GPUs than hosts.
+    """
+    each = len(gpus) // len(hosts)
+    if not each:
+        raise UserError(
+            f"{len(hosts)} hosts want a GPU each, this machine has {len(gpus)}",
+            fix="ask for fewer hosts with more ranks, or hide the GPUs: CUDA_VISIBLE_DEVICES=",
+        )
+    return {host: tuple(gpus[index * each : (index + 1) * each]) for index, host in enumerate(hosts)}
+
+
+def default_shm_bytes() -> int:
+    """Return half of the machine's memory: what /dev/shm is outside of containers."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _write(sink: int, piece: bytes) -> None:
+    view = memoryview(piece)
+    while view:
+        view = view[os.write(sink, view) :]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target / source.name)
