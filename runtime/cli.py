@@ -40,7 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from runtime.check.flags import add_flags as add_check_flags
-    from runtime.check.flags import run_check
     from runtime.local.flags import add_flags
 
     parser = argparse.ArgumentParser(prog="slipway", description="Runs and explains training jobs on this machine.")
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     clean.set_defaults(verb=_clean)
     check = verbs.add_parser("check", help="does an image honour the contract? Needs a Docker engine")
     add_check_flags(check)
-    check.set_defaults(verb=run_check)
+    check.set_defaults(verb=_check)
     report = verbs.add_parser("report", help="make the profile report of a run")
     report.add_argument("directory", metavar="DIR", help="output directory of a run")
     report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
@@ -113,9 +112,9 @@ def _clean(flags: argparse.Namespace) -> int:
 
 
 def _plan(flags: argparse.Namespace) -> int:
+    from runtime import plan_report
     from runtime.contract.paths import Paths
     from runtime.launch.launcher import prepare
-    from runtime import plan_report
 
     environ = env.process_environ()
     if flags.settings:
@@ -141,6 +140,12 @@ def _doctor(flags: argparse.Namespace) -> int:
     report = examine(Paths.from_environ(environ), environ, network=not flags.no_network)
     print(json.dumps(report.as_json(), indent=2) if flags.json else describe(report))
     return int(ExitCode.USER_ERROR if report.stops else ExitCode.COMPLETED)
+
+
+def _check(flags: argparse.Namespace) -> int:
+    from runtime.check.command import run_check
+
+    return run_check(flags)
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:
