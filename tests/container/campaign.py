@@ -1,6 +1,7 @@
-"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/09-faults.md."""
+"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/10-faults.md."""
 
 import argparse
+import math
 import os
 import platform
 import random
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.container.campaign", description=__doc__)
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--seed", type=int, default=0, help="the order of the rows")
-    parser.add_argument("--no-hours", action="store_true", help="leave out what takes minutes")
+    parser.add_argument("--longest", type=float, default=math.inf, help="leave out rows that take more minutes")
     parser.add_argument("--checkout", type=Path, default=HOME.parent, help="what the slim image is built from")
     arguments = parser.parse_args(argv)
     try:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"campaign: {error}", file=sys.stderr)
         return 1
-    rows = [row for row in all_rows() if arguments.only in row.name and not (arguments.no_hours and row.long)]
+    rows = [row for row in all_rows() if arguments.only in row.name and row.minutes <= arguments.longest]
     random.Random(arguments.seed).shuffle(rows)
     seen: dict[str, Result] = {}
     with tempfile.TemporaryDirectory(prefix="slipway-faults-") as home:

@@ -201,7 +201,7 @@ def silences() -> list[Row]:
     for how in ("frozen", "network disconnected", "all packets lost"):
         run = partial(silence, "middle", how, None, torch=False)
         name = f"{how}: middle host, default limit (plain)"
-        rows.append(Row(name, run, target_s=13.0, notice_target_s=SUSPECT_S, long=True))
+        rows.append(Row(name, run, target_s=13.0, notice_target_s=SUSPECT_S, minutes=0.5))
         run = partial(silence, "coordinator", how, 2.0, torch=True)
         name = f"{how}: coordinator host, limit 2 s (DDP)"
         rows.append(Row(name, run, torch=True, target_s=5.0, notice_target_s=SUSPECT_S))
@@ -534,7 +534,7 @@ def specials() -> list[Row]:
             partial(failing_requirements, "no-such-package-of-slipway==1.0", ["no-such-package-of-slipway"]),
             torch=True,
             target_s=None,
-            long=True,
+            minutes=1.5,
         ),
         Row("uid 1000, read-only root: kill -9 of the middle host", locked_down_loss),
         Row("uid 1000, read-only root, no network: the job completes", locked_down_alone, target_s=None),
@@ -553,10 +553,10 @@ def false_alarms() -> list[Row]:
         Row("no alarm: GIL held for 10 s", partial(held_gil, 10), target_s=None),
         Row("no alarm: network pause of 5 s, default limit", partial(network_pause, 5.0), target_s=None),
         Row("no alarm: random pauses", partial(random_pauses, 5, 1), target_s=None),
-        Row("no alarm: 200 random pauses", partial(random_pauses, 200, 2), target_s=None, long=True),
+        Row("no alarm: 200 random pauses", partial(random_pauses, 200, 2), target_s=None, minutes=4),
         Row("no alarm: full CPU load", partial(full_load, 8.0), target_s=None),
-        Row("no alarm: full CPU load for 10 minutes", partial(full_load, 600.0), target_s=None, long=True),
-        Row("no alarm: full CPU load for an hour", partial(full_load, 3600.0), target_s=None, long=True),
+        Row("no alarm: full CPU load for 10 minutes", partial(full_load, 600.0), target_s=None, minutes=10),
+        Row("no alarm: full CPU load for an hour", partial(full_load, 3600.0), target_s=None, minutes=60),
     ]
 
 
@@ -570,8 +570,8 @@ def short_rows(seed: int) -> Sequence[Row]:
     chance = random.Random(seed)
     plain = [row for row in matrix() if not row.torch]
     groups = [row for row in matrix() if row.torch]
-    silent = [row for row in silences() if not row.long]
-    alone = [row for row in (*meetings(), *specials(), *false_alarms()) if not row.long]
+    silent = [row for row in silences() if not row.minutes]
+    alone = [row for row in (*meetings(), *specials(), *false_alarms()) if not row.minutes]
     # One of each family whose members differ by the place only.
     families: dict[str, list[Row]] = {}
     for row in alone:

@@ -43,8 +43,8 @@ class Row:
     target_s: float | None = LOUD_S
     """Longest time to the end, from the issue; None where nothing ends by a fault."""
     notice_target_s: float | None = None
-    long: bool = False
-    """Only in the campaign: it takes minutes."""
+    minutes: float = 0.0
+    """What it takes on a quiet machine; one that takes minutes is for the campaign only."""
 
 
 @dataclass
