@@ -116,6 +116,8 @@ class Attempt:
                     host_log.pump()
                 watched = interruption is not None and interruption.step is not None and not self._kill_at
                 time.sleep(WATCH_S if watched else IDLE_S)
+            if not training and ranks_started(self._hosts):
+                on_training()  # it was over between two looks
         finally:
             self._engine.finish(self._hosts)
             for host_log in self._logs.values():

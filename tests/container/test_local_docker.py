@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, mmap, os, pathlib, signal, socket, struct, sys, time
 
-base = pathlib.Path("/opt/ml")
+base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 state = pathlib.Path(os.environ["SLIPWAY_STATE_DIR"])
 host, rank = os.environ["SM_CURRENT_HOST"], int(os.environ["RANK"])
 words = dict(zip([word.lstrip("-") for word in sys.argv[1::2]], sys.argv[2::2]))
@@ -38,7 +39,7 @@ if done and rank == 0:
 (base / "model" / f"of-{host}").write_text(host)
 (base / "model" / "same").write_text(host)
 (base / "output" / "data" / "out.txt").write_text(host)
-print(f"rank {rank} of {socket.gethostname()} begins at {step}", flush=True)
+print(f"rank {rank} of {host} begins at {step}", flush=True)
 
 def reached(address):
     try:
@@ -193,7 +194,7 @@ def test_a_host_finds_what_the_service_gives(run: Run, place: Path):
         " 'pid1': pathlib.Path('/proc/1/cmdline').read_text().split(chr(0))[:3],"
         " 'stdin': os.path.realpath('/proc/1/fd/0'), 'tty': os.isatty(1),"
         " 'shm': os.statvfs('/dev/shm').f_blocks * os.statvfs('/dev/shm').f_frsize,"
-        " 'peer': socket.gethostbyname('algo-2') != socket.gethostbyname('algo-1')}"
+        " 'peer': socket.gethostbyname('algo-2') != socket.gethostbyname('algo-1'), 'hostname': socket.gethostname()}"
     )
     words = ["--channel", f"train={place / 'data'},mode=FastFile", "--channel", f"one={place / 'data/a/1.txt'}"]
     words += ["--channel", f"part={place / 'data'},distribution=ShardedByS3Key", "--shm-size", "96m"]
@@ -231,6 +232,7 @@ def test_a_host_finds_what_the_service_gives(run: Run, place: Path):
     assert "train" in " ".join(seen["pid1"])
     assert (seen["stdin"], seen["tty"], seen["peer"]) == ("/dev/null", False, True)
     assert seen["shm"] == 96 << 20
+    assert seen["hostname"] == "algo-1"
 
 
 def test_a_failure_names_its_cause(run: Run):
@@ -361,3 +363,63 @@ def test_an_image_that_is_not_here(run: Run):
     assert done.code == 1
     assert "'nobody/has:this' is not on this machine" in done.record["failure_reason"]
     assert "docker pull" in done.record["failure_reason"]
+
+
+TIMES = {"started", "ended", "seconds", "at", "phases", "billable_seconds"}
+
+
+def without_times(value: Any, out: Path) -> Any:
+    """What of a job.json is the same in every run."""
+    if isinstance(value, dict):
+        return {key: "..." if key in TIMES else without_times(item, out) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_times(item, out) for item in value]
+    if isinstance(value, str):
+        # Without a container /opt/ml lies below the output directory.
+        return re.sub(re.escape(str(out)) + r"/\.work/attempt-\d+/algo-\d+", "/opt/ml", value).replace(str(out), "OUT")
+    return value
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("--hp", "fail_at=3"), 1)])
+def test_both_engines_give_the_same(run: Run, words: tuple[str, ...], code: int):
+    seen: list[Any] = []
+    for engine in ("process", "docker"):
+        done = run("--hosts", "2", *words, name=f"{engine}/same", engine=engine)
+        assert done.code == code, done.errors
+        record = without_times(done.record, done.out)
+        if code:
+            # How far the other host came before it heard of the failure is a matter of time.
+            record["attempts"][0]["last_step"] = "..."
+        files = sorted(str(path.relative_to(done.out)) for path in done.out.rglob("*") if ".work" not in path.parts)
+        archives = {
+            name: done.members(name) for name in ("model.tar.gz", "output.tar.gz") if (done.out / name).exists()
+        }
+        told = [
+            [line for line in done.log(host).splitlines() if line.startswith(("[algo", "===")) and "loss=" not in line]
+            for host in (1, 2)
+        ]
+        text = done.log(1) + done.log(2)
+        order = [word for word in ("are there", "started ranks", "world_size=2 because", "completed") if word in text]
+        seen.append((record, files, archives, without_times(told, done.out), order))
+    assert seen[0] == seen[1]
+
+
+def test_results_belong_to_the_user(slim: str, place: Path):
+    """A user who is not root, in a container with the engine's socket: images run as root all the same."""
+    import docker as sdk
+
+    gid = Path("/var/run/docker.sock").stat().st_gid
+    packages = Path(sdk.__file__).parents[1]
+    place.chmod(0o777)
+    words = ["run", "--rm", "--user=54321:54321", f"--group-add={gid}", f"--volume={place}:{place}"]
+    words += ["--volume=/var/run/docker.sock:/var/run/docker.sock", f"--workdir={place}", "--env=PYTHONPATH=/sdk"]
+    for name in ("docker", "requests", "urllib3", "certifi", "idna", "charset_normalizer"):
+        words.append(f"--volume={packages / name}:/sdk/{name}:ro")
+    for options, code in ((("--hp", "steps=3"), 0), (("--hp", "fail_at=2", "--hosts", "2"), 1)):
+        out = place / f"of-a-user-{code}"
+        command = ["slipway", "run", "--engine", "docker", "--image", slim, "--entrypoint", "small.py"]
+        done = docker(*words, slim, *command, "--output", str(out), *options)
+        assert done.returncode == code, done.stdout + done.stderr
+        paths = [out, *out.rglob("*")]
+        assert any(path.name == "hyperparameters.json" for path in paths) == (code == 1)  # trees of failed jobs stay
+        assert {path.lstat().st_uid for path in paths} == {54321}
