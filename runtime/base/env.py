@@ -110,6 +110,7 @@ VARIABLES = (
     Variable("TMPDIR", "system", "directory of temporary files"),
     Variable("VIRTUAL_ENV", "system", "the virtual environment that is active"),
     Variable("LD_LIBRARY_PATH", "system", "where shared libraries are found"),
+    Variable("RES_OPTIONS", "user", "of the name service; the launcher gives itself short timeouts when it is not set"),
     # Our own wiring, not settings
     Variable("SLIPWAY_HOST_ADDRESSES", "local", "name=address pairs, used instead of DNS: algo-1=127.0.0.2,..."),
     Variable("SLIPWAY_STATE_DIR", "launcher", "where ranks leave progress, error and stop records"),

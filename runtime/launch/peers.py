@@ -13,6 +13,7 @@ import os
 import socket
 import time
 
+from runtime.base.env import apply, process_environ
 from runtime.base.errors import PlatformError
 from runtime.base.frozen import cast, frozen
 from runtime.base.jsontext import dumps, loads_or
@@ -286,6 +287,10 @@ class Peers:
         if not self._unresolved:
             return
         import threading  # getaddrinfo blocks, and nothing else here does
+
+        # A name that is not there yet must not hold a thread for the resolver's 10 s; the ranks do not inherit this.
+        if "RES_OPTIONS" not in process_environ():
+            apply({"RES_OPTIONS": "timeout:1 attempts:2"})
 
         waiting = self._unresolved
         for _ in range(min(RESOLVERS, len(waiting))):

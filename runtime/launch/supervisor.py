@@ -46,8 +46,8 @@ KILL_AFTER_S = 1.5
 """From SIGTERM to SIGKILL once the job has failed: collectives cannot work any more, so there is nothing to save."""
 AGREE_S = 2.5
 """After a failure, how long a host whose ranks have ended waits for the others: what they know may come first."""
-ANNOUNCE_S = 5.0
-"""How long a host that cannot even start tries to tell the others."""
+ANNOUNCE_S = 30.0
+"""How long a host that cannot even start tries to tell the others: cheaper than to let them all wait for it."""
 
 
 class _State:
@@ -92,17 +92,25 @@ def announce_failure(
         signals: a stop ends this too.
         took_s: seconds from our start to the failure.
     """
-    from runtime.launch.peers import Peers, job_key
+    from runtime.launch.peers import Message, Peers, job_key
 
     loop = Loop()
     hosts = [host.name for host in job.hosts]
-    # What has failed may be the very port on which we would listen.
-    peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, job_key(job), listens=False)
+    key = job_key(job)
+    try:
+        peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, key)
+    except PlatformError:  # that may be what has failed
+        peers = Peers(loop, job.current_host, hosts, addresses, settings.peer_port, key, listens=False)
     peers.send(failed=asdict(cause.short()))
+    peers.send(ended=True)
+    told: set[str] = set()
     deadline = time.monotonic() + (ANNOUNCE_S if took_s < ANNOUNCE_S else settings.install_s)
-    while peers.missing and time.monotonic() < deadline and not signals.stop_asked:
+    while set(peers.missing) - told and time.monotonic() < deadline and not signals.stop_asked:
         loop.turn(0.05)
         peers.tick(time.monotonic(), settings.silence_s)
+        for event in peers.take_events():
+            if isinstance(event, Message):
+                told.update(event.body.get("told", ()))
     peers.close()
 
 
@@ -346,8 +354,8 @@ class Supervisor:
     def _on_told_cause(self, cause: Cause) -> None:
         if not any((c.host, c.rank, c.message) == (cause.host, cause.rank, cause.message) for c in self._state.causes):
             self._take_cause(cause)
-            # Two hosts that do not hear each other may both hear us.
-            self._tell(failed=asdict(cause))
+            # Two hosts that do not hear each other may both hear us; and who told us learns who need not be told.
+            self._tell(failed=asdict(cause), told=self._peers.present if self._peers is not None else [])
 
     def _on_cause(self, cause: Cause) -> None:
         """Something went wrong on this host, or was seen from it."""

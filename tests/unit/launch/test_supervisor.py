@@ -598,6 +598,13 @@ def test_a_stop_while_hosts_are_awaited_stops_those_that_are_there(cluster: Make
         assert not Path(job[number].tree.paths.failure).exists()
 
 
+def test_the_same_mistake_on_all_hosts_holds_up_nobody(cluster: Make) -> None:
+    job = cluster(hosts=3, host_wait_s=600, log_level="debug")
+    job.start()
+    assert [job[n].wait(25) for n in (1, 2, 3)] == [1, 1, 1], "within less than the time of an announcement"
+    assert all("train.py is not there" in job[n].failure for n in (1, 2, 3))
+
+
 def test_a_taken_port_is_named(cluster: Make) -> None:
     import socket
 
