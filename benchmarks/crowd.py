@@ -117,6 +117,9 @@ class Crowd:
         for member in self.members:
             member.process.wait(HANG_S)
         self._reader.close()
+        for member in self.members:
+            if member.process.stderr is not None:
+                member.process.stderr.close()
 
 
 class _Reader:

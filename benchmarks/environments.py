@@ -75,7 +75,7 @@ def bare(home: Path) -> Environment:
 
 
 def ours(home: Path) -> Environment:
-    """Make an environment with the wheel of this checkout, its byte code as in an image.
+    """Make an environment with the wheel of this checkout, its byte code and its `train` as in an image.
 
     Args:
         home: an empty or missing directory.
@@ -89,6 +89,10 @@ def ours(home: Path) -> Environment:
     wheels.build_own(CHECKOUT, house, CACHE, CACHE / "logs")
     words = ["install", "--quiet", "--no-deps", "--no-compile", "--no-index", *map(str, house.glob("*.whl"))]
     _pip(environment, words, "installing our wheel")
+    # As our images do, see images/Dockerfile: without the user's PYTHON* variables and without `site`.
+    train = home / "bin" / "train"
+    _, _, rest = train.read_text(encoding="utf-8").partition("\n")
+    train.write_text(f"#!{environment.python} -IS\n{rest}", encoding="utf-8")
     words = [environment.python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(home / "lib")]
     subprocess.run(words, check=True, env={**os.environ, "PYTHONHASHSEED": "0"})
     return environment

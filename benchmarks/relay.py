@@ -99,7 +99,9 @@ def pass_on(command: Sequence[str], environ: Mapping[str, str], mark: Path) -> P
     for (reading, _), file in zip(pipes, files, strict=True):
         with file.open("wb") as stream:
             readers.append(subprocess.Popen(["cat"], stdin=reading, stdout=stream))
-    process = subprocess.Popen(list(command), env=dict(environ), stdout=pipes[0][1], stderr=pipes[1][1])
+    process = subprocess.Popen(
+        list(command), env=dict(environ), stdout=pipes[0][1], stderr=pipes[1][1], start_new_session=True
+    )
     for pair in pipes:
         for fd in pair:
             os.close(fd)

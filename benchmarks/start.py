@@ -64,7 +64,13 @@ class Start:
         began = time.monotonic_ns()
         try:
             done = subprocess.run(
-                self._command, env=self._environ, capture_output=True, text=True, timeout=HANG_S, check=False
+                self._command,
+                env=self._environ,
+                capture_output=True,
+                text=True,
+                timeout=HANG_S,
+                check=False,
+                start_new_session=True,  # the kernel shares the CPUs out by session, and ours makes one for its rank
             )
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(f"{self._command} did not end within {HANG_S:g} s: {error.stderr!r}") from error
