@@ -14,8 +14,7 @@ def helper():
 threading.Thread(target=helper, daemon=True).start()
 def deep(n):
     if n: deep(n - 1)
-    print("there", flush=True)
-    sys.stdin.read()
+    print("there", flush=True), sys.stdin.read()
 deep(3)
 """
 
@@ -37,7 +36,7 @@ def test_the_users_line_is_named(tmp_path: Path) -> None:
         wait_for(lambda: "in <module>" in stacks.read(str(tmp_path), process.pid), "no answer")
         dump = stacks.read(str(tmp_path), process.pid)
         assert "in helper" in dump, "all threads are shown"
-        line = WAITS.splitlines().index("    sys.stdin.read()") + 3
+        line = WAITS.splitlines().index('    print("there", flush=True), sys.stdin.read()') + 3
         assert stacks.place(dump) == f"{tmp_path / 'user.py'}:{line} in deep"
         assert process.poll() is None
     finally:

@@ -139,7 +139,7 @@ def test_a_mistake_before_the_start_is_a_failed_job(run_small: RunSmall):
 
 
 def test_max_run_stops_the_job(run_small: RunSmall, place: Path):
-    record = run_small(hp={"steps": "100000"}, max_run_s=0.8)
+    record = run_small(hp={"steps": "100000"}, max_run_s=5)
     assert (record.status, record.exit_code) == ("Stopped", 0)
     assert (record.failure_reason or "").startswith("MaxRuntimeExceeded")
     assert statuses(record) == ["Starting", "Training", "Stopping", "Uploading", "MaxRuntimeExceeded"]
