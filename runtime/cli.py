@@ -20,11 +20,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 for a failed job or a mistake of the user; 2 for a wrong command line or a fault of the platform;
         3 for a stopped job.
     """
-    parser = _parser()
-    flags = parser.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    # Its words are those of docker-compose, with options before the verb.
+    flags = None if words[:1] == ["compose"] else _parser().parse_args(words)
     log.configure(host="slipway")
-    verb: Callable[[argparse.Namespace], int] = flags.verb
     try:
+        if flags is None:
+            from runtime.local.compose import main as compose
+
+            return compose(words[1:])
+        verb: Callable[[argparse.Namespace], int] = flags.verb
         return verb(flags)
     except UserError as error:
         sys.stderr.write(f"slipway: {error}\n")
@@ -56,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
     doctor.add_argument("--no-network", action="store_true", help="ask neither names nor ports")
     doctor.set_defaults(verb=_doctor)
+    compose = verbs.add_parser("compose", help="run local mode of the SageMaker SDKs: stands in for docker-compose")
+    compose.add_argument("--path", action="store_true", help="print the directory to put first on PATH")
     clean = verbs.add_parser("clean", help="remove containers and networks of dead runs; living ones are left alone")
     clean.add_argument("--all", action="store_true", help="also those of which this machine cannot tell")
     clean.set_defaults(verb=_clean)

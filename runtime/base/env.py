@@ -118,6 +118,7 @@ VARIABLES = (
     Variable("SLIPWAY_STACKS_DIR", "launcher", "where a process writes its stacks when it is asked for them"),
     Variable("SLIPWAY_HOST", "launcher", "name of this host, for the log lines of ranks"),
     Variable("SLIPWAY_IMAGE_FILE", "user", "JSON file with the image's defaults; default /etc/slipway/image.json"),
+    Variable("SLIPWAY_RUN_FLAGS", "user", "flags of `slipway run` for jobs that local mode of an SDK starts"),
 )
 
 

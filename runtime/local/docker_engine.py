@@ -139,6 +139,10 @@ class DockerEngine:
                 "The request names no image", allowed="engine docker runs AlgorithmSpecification.TrainingImage",
                 fix="add --image, such as --image slipway-pytorch:cpu",
             )  # fmt: skip
+        self._join(spec)
+
+    def _join(self, spec: TrainingJobSpec) -> None:
+        """Make what all attempts share, once it is known that the job can run."""
         self._image = self.docker.image(spec.image)
         self._labels = leftovers.labels_of(spec.name, self._run)
         self._gpus = self._share_gpus(spec)
@@ -218,7 +222,7 @@ class DockerEngine:
             if host.exit_code == 137 and self.docker.out_of_memory(host.container):
                 limit = self._options.memory_bytes
                 log.warning(f"{host.name} ran out of memory" + (f": its limit is {limit} bytes" if limit else ""))
-        self._hand_back([host.base for host in containers])
+        self._hand_back(self._trees(hosts))
         self._remove_containers()
 
     def close(self) -> None:
@@ -237,28 +241,20 @@ class DockerEngine:
     # --- parts ----------------------------------------------------------------------------------------------
 
     def _container(self, spec: TrainingJobSpec, host: str, base: Path) -> ContainerSpec:
-        owner = f"{os.getuid()}:{os.getgid()}"
         if spec.container_entrypoint or spec.container_arguments:
             entrypoint, command = spec.container_entrypoint or None, spec.container_arguments
         else:
             entrypoint, command = None, ("train",)
-        checkpoints = []
-        if spec.checkpoint is not None:
-            checkpoints = [Mount(checkpoint_directory(spec, base), spec.checkpoint.local_path)]
         return ContainerSpec(
             name=f"slipway-{spec.name}-{host}-{self._run}-{self._attempt}",
             image=self._image.id,
             environ=self._environ(spec),
-            mounts=(
-                *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("input", "model", "output")),
-                *checkpoints,
-                *self._data_mounts(spec, host, base),
-            ),
+            mounts=self._mounts(spec, host, base),
             labels={
                 **self._labels,
                 leftovers.HOST: host,
                 leftovers.TREE: str(base),
-                leftovers.OWNER: owner,
+                leftovers.OWNER: f"{os.getuid()}:{os.getgid()}",
             },
             entrypoint=entrypoint,
             command=command,
@@ -270,6 +266,18 @@ class DockerEngine:
             memory_bytes=self._options.memory_bytes,
             gpus=self._gpus.get(host, ()),
         )
+
+    def _mounts(self, spec: TrainingJobSpec, host: str, base: Path) -> tuple[Mount, ...]:
+        return (
+            *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("input", "model", "output")),
+            *self._checkpoint_mounts(spec, base),
+            *self._data_mounts(spec, host, base),
+        )
+
+    def _checkpoint_mounts(self, spec: TrainingJobSpec, base: Path) -> list[Mount]:
+        if spec.checkpoint is None:
+            return []
+        return [Mount(checkpoint_directory(spec, base), spec.checkpoint.local_path)]
 
     def _data_mounts(self, spec: TrainingJobSpec, host: str, base: Path) -> list[Mount]:
         """Mount what is the user's own, so that nothing can change it there; the rest lies in the tree."""
@@ -310,6 +318,10 @@ class DockerEngine:
             return {}
         visible = here.get("CUDA_VISIBLE_DEVICES", "")
         return share_gpus(spec.hosts, visible.split(",") if visible else [str(gpu) for gpu in range(count)])
+
+    def _trees(self, hosts: Sequence[Host]) -> list[Path]:
+        """Directories that containers wrote to."""
+        return [host.base for host in hosts]
 
     def _hand_back(self, trees: Sequence[Path]) -> None:
         if self._made and os.getuid() != 0:

@@ -45,6 +45,8 @@ class RunOptions:
     """One of `ENGINES`."""
     docker: DockerOptions = field(default_factory=DockerOptions)
     """Of engine docker."""
+    archives: bool = True
+    """Whether ``model.tar.gz`` and ``output.tar.gz`` are made; an SDK that runs the job makes its own."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

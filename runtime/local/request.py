@@ -94,10 +94,14 @@ class TrainingJobSpec:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     output: Path | None = None
     """Directory of ``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
+    names: tuple[str, ...] = ()
+    """Names of all hosts where somebody else gave them, as local mode of SDK v2 does; empty: ``algo-N``."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """Names of all hosts, numbered through the groups in the order of the request."""
+        if self.names:
+            return self.names
         return tuple(f"algo-{number}" for number in range(1, sum(group.count for group in self.groups) + 1))
 
     def hosts_of(self, group: GroupSpec) -> tuple[str, ...]:

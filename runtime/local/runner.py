@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import shutil
 import tempfile
@@ -38,6 +39,8 @@ log = Log("local")
 
 LONGEST_BASE = 80
 """Characters of a host's root: a socket that a program makes below it must stay within the kernel's 107."""
+Show = Callable[[str, str], None]
+"""Takes a host's name and a line of its log."""
 RESULTS = ("job.json", "model.tar.gz", "output.tar.gz", "report.html", "logs", "profiler")
 """What a run writes, and what a rerun sets aside; checkpoints are the store's own matter."""
 
@@ -149,7 +152,7 @@ class Runner:
         options: RunOptions,
         claim: Claim,
         engine: Engine,
-        show: Callable[[str], None] | None,
+        show: Show | None,
     ) -> None:
         """Prepare; nothing is written yet.
 
@@ -158,7 +161,7 @@ class Runner:
             options: of this run.
             claim: the output directory.
             engine: makes the hosts.
-            show: takes the log lines of the hosts; None: nobody watches.
+            show: takes the lines of the hosts' logs; None: nobody watches.
         """
         self._options = options
         self._claim = claim
@@ -188,7 +191,8 @@ class Runner:
             with StopRequest() as stop:
                 (self._directory / "logs").mkdir(exist_ok=True)
                 for host in self._spec.hosts:
-                    logs[host] = HostLog(self._directory / "logs" / f"{host}.log", self._show)
+                    show = functools.partial(self._show, host) if self._show is not None else None
+                    logs[host] = HostLog(self._directory / "logs" / f"{host}.log", show)
                 self._engine.open(self._spec, self._directory)
                 self._recover()
                 self._stage_code()
@@ -355,7 +359,7 @@ class Runner:
         archives = {"output": (directory / "output.tar.gz", [Path(paths.output_data) for paths in trees])}
         if record.status != "Failed":
             archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
-        for name, (archive, sources) in archives.items():
+        for name, (archive, sources) in archives.items() if self._options.archives else ():
             record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
         record.metrics |= outputs.scan_metrics(
             self._spec.metric_definitions, sorted((directory / "logs").glob("*.log"))
@@ -422,19 +426,24 @@ def _report(directory: Path) -> str | None:
     return str(path)
 
 
-def run_job(spec: TrainingJobSpec, options: RunOptions) -> JobRecord:
+def run_job(
+    spec: TrainingJobSpec, options: RunOptions, engine: Engine | None = None, show: Show | None = None
+) -> JobRecord:
     """Run a job on this machine.
 
     Args:
         spec: the job.
         options: of this run.
+        engine: makes the hosts; None: the one that the options name.
+        show: takes the lines of the hosts' logs; None: they are printed, unless the options want JSON only.
 
     Raises:
         UserError: the output directory cannot be used, or this is no Linux.
     """
     directory = output_directory(spec, options)
-    show = None if options.as_json else _print_line
-    engine = _engine(options)
+    if show is None and not options.as_json:
+        show = _print_line
+    engine = engine or _engine(options)
     with claimed(directory, spec.name, engine) as claim:
         if claim.earlier:
             log.info(claim.earlier)
@@ -449,6 +458,6 @@ def _engine(options: RunOptions) -> Engine:
     return DockerEngine(options.docker)
 
 
-def _print_line(line: str) -> None:
+def _print_line(_host: str, line: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(line, flush=True)
