@@ -37,7 +37,8 @@ def machine() -> str:
     engine = must("version", "--format", "{{.Server.Version}}").strip()
     return (
         f"{os.cpu_count()} CPUs, {memory:.0f} GB, Linux {platform.release().split('-')[0]}, Docker {engine},"
-        f" cgroup v{2 if Path('/sys/fs/cgroup/cgroup.controllers').exists() else 1}"
+        f" cgroup v{2 if Path('/sys/fs/cgroup/cgroup.controllers').exists() else 1},"
+        f" load average {os.getloadavg()[2]:.1f} over the last 15 minutes"
     )
 
 
