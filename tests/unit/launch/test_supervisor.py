@@ -374,7 +374,9 @@ def test_a_program_that_cannot_be_started_is_our_error(cluster: Make) -> None:
 
 
 def test_the_sampler_ends_with_the_job(cluster: Make) -> None:
-    host = run_one(cluster, "mark('x')", profile="on")
+    # The samples begin when the rank runs: it waits for them.
+    there = "os.path.exists(os.environ['SAGEMAKER_BASE_DIR'] + '/output/profiler/system-algo-1.jsonl')"
+    host = run_one(cluster, f"while not {there}: time.sleep(0.01)", profile="on")
     assert code_of(host) == 0
     (samples,) = Path(host.tree.paths.profiler).glob("system-algo-1.jsonl")
     wait_for(lambda: not holders(str(samples)), "somebody still writes samples")
@@ -397,7 +399,7 @@ def test_who_goes_on_after_others_have_ended_is_remarked_upon(cluster: Make, mon
     job = cluster("if RANK == 1: sys.exit(0)\nmark('waits')\nlinger()", procs=2)
     wrapper = job[1].tree.base.parent / "soon.py"
     wrapper.write_text(
-        "import runtime.launch.standstill\nruntime.launch.standstill.REMARK_S = 0.5\nruntime.launch.standstill.LOOK_S = 0.1\n"
+        "from runtime.launch import standstill\nstandstill.REMARK_S = 0.5\nstandstill.LOOK_S = 0.1\n"
         "from runtime.launch.launcher import main\nimport sys\nsys.exit(main())\n"
     )
     job.start(launcher=[str(wrapper)])
