@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -79,8 +80,10 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         write_unfit(job, plan.unfit)
         clear_state(paths.state, plan.topology.nproc_per_host)
         if len(job.hosts) == 1 and not signals.stop_asked:
-            # Nobody to wait for: all the rest is imported and said while the ranks come up.
+            # Nobody to wait for: all the rest is imported and said once the ranks are up.
             started = start_ranks(plan, {})
+            started.let_run(signals.wake)
+        gc.enable()  # the command `train` starts without
         from runtime.launch.supervisor import Supervisor
 
         supervisor = Supervisor(plan, settings, job, signals)
