@@ -27,6 +27,8 @@ LINES = 50_000
 GROWTH = (10_000, 20_000, 40_000)
 GOAL = 1.5
 GROWTH_GOAL = 1.25
+GROWTH_ROUNDS = 25
+"""How often the relay is woken for one line or for many is up to the scheduler, and differs from run to run."""
 TEXTS = ("loss 0.1234 größer", "損失は減っています", "потери 0,12 → 0,11", "🚂 done", "plain ASCII of the usual length")
 EARLY = 100
 """Line that names an error, as a harmless message of a library does."""
@@ -240,10 +242,10 @@ def compare(relays: Relays, *, seconds: float, toolkit: Environment | None, abse
 
 def growth(relays: Relays, toolkit: Environment | None) -> Figure:
     """Measure the CPU per line at three lengths: the same for each, if nothing of the lines before is looked at."""
-    arms = {f"{lines}": relays.ours(lines) for lines in (0, *GROWTH)}
+    costs = interleave({f"{lines}": relays.ours(lines) for lines in (0, *GROWTH)}, rounds=GROWTH_ROUNDS)
     if toolkit is not None:
-        arms |= {f"toolkit {lines}": relays.toolkit(toolkit, lines) for lines in (0, GROWTH[0], GROWTH[-1])}
-    costs = interleave(arms, rounds=5)
+        slow = {f"toolkit {lines}": relays.toolkit(toolkit, lines) for lines in (0, GROWTH[0], GROWTH[-1])}
+        costs |= interleave(slow, rounds=5)
 
     def per_line(prefix: str, lines: int) -> list[float]:
         zero = statistics.median(costs[f"{prefix}0"])
