@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from runtime.base.errors import UserError
+from runtime.base.redact import learn
 from runtime.check.clause import Kind
 from runtime.check.clauses import CLAUSES
 from runtime.check.lab import Lab, OwnJob
@@ -34,6 +35,9 @@ def run_check(flags: argparse.Namespace) -> int:
     if not answers():
         raise UserError("No Docker engine answers", fix="start dockerd, or set DOCKER_HOST")
     job = read_job(flags)
+    if job:
+        learn(job.environment)
+        learn(dict(job.hyperparameters) | dict(job.failing))
 
     def make_lab(home: Path) -> Lab:
         limits = {"deadline_s": flags.deadline, "grace_s": flags.grace, "max_gb": flags.max_size}

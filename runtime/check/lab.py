@@ -95,7 +95,9 @@ class Setup:
     encode: bool = False
     """Write each hyperparameter as JSON, as the framework estimators of SDK v2 do."""
     channels: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
-    """Beside `BASE_CHANNELS`."""
+    """Beside the usual ones."""
+    usual: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: BASE_CHANNELS)
+    """Channels of every job of ours; none for a job whose only channel is a Pipe."""
     host: str = "algo-1"
     hosts: tuple[str, ...] = ("algo-1",)
     broken: bool = False
@@ -134,8 +136,15 @@ class Running:
             self._lab.pause()
         return True
 
-    def finish(self, told: str = "") -> Trial:
-        """Wait for the end, kill it when it does not come, and take everything down."""
+    def finish(self, told: str = "", within_s: float | None = None) -> Trial:
+        """Wait for the end, kill it when it does not come, and take everything down.
+
+        Args:
+            told: kept in the trial.
+            within_s: from now; None: until the deadline that was set at the start.
+        """
+        if within_s is not None:
+            self._deadline = time.monotonic() + within_s
         code: int | None = self._code
         if not self.refused:
             try:
@@ -234,7 +243,10 @@ class Lab:
         tree = self._write(self._home / str(number), setup)
         words = ["run", "--detach", "--name", name, "--label", f"{LABEL}={self._prefix}", "--network", setup.network]
         words += ["--volume", f"{tree.base}:{DEFAULT_BASE}"]
-        if setup.network not in ("bridge", "none"):
+        if setup.network in ("bridge", "none"):
+            # The platform's name service knows every host; a host that is alone is all of its network.
+            words += ["--add-host", f"{setup.host}:127.0.0.1"]
+        else:
             words += ["--hostname", setup.host, "--network-alias", setup.host]
         # The hosts of one job share its name, and a network.
         shared = setup.network.rpartition("-")[2] if setup.network.startswith(self._prefix) else str(number)
@@ -303,7 +315,7 @@ class Lab:
             tree = ContractTree.write(base, script, host=setup.host, hosts=setup.hosts, channels=own)
             told = self._training_files(setup, bool(program), tuple(own))
             config = base / "input" / "config"
-            channels = {} if self.job else {**BASE_CHANNELS, **setup.channels}
+            channels = {} if self.job else {**setup.usual, **setup.channels}
             files = {
                 f"input/data/{name}/{file}": each for name, held in channels.items() for file, each in held.items()
             }
@@ -324,7 +336,7 @@ class Lab:
             values = {"sagemaker_program": PROGRAM, "sagemaker_submit_directory": CODE} | values
         if setup.encode:
             values = {name: json.dumps(value) if _is_text(value) else value for name, value in values.items()}
-        channels = own if self.job else (*BASE_CHANNELS, *setup.channels, *(["code"] if program else []))
+        channels = own if self.job else (*setup.usual, *setup.channels, *(["code"] if program else []))
         group = {"instance_group_name": GROUP, "instance_type": INSTANCE, "hosts": sorted(setup.hosts)}
         resources = {
             "current_host": setup.host,

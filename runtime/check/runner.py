@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runtime.base.errors import UserError, did_you_mean
+from runtime.base.redact import redact
 from runtime.check.clause import Clause, Finding, Judgement, Kind, untried, verdict_of
 from runtime.check.clauses import CLAUSES
 from runtime.check.lab import Lab
@@ -65,7 +66,8 @@ class _Run:
         began = time.monotonic()
         judgement = self._judge(clause)
         verdict, evidence = verdict_of(clause, judgement, self._lab.facts.toolkit)
-        return Finding(clause, verdict, evidence, time.monotonic() - began)
+        # What a job printed is quoted here, and reports travel further than logs.
+        return Finding(clause, verdict, redact(evidence), time.monotonic() - began)
 
     def _judge(self, clause: Clause) -> Judgement:
         for need in needs_of(clause, self._kind):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from runtime.base.errors import FAILURE_REASON_CHARS
 from runtime.check.clause import API, BOTH, GUIDE, Clause, Judgement, broken, holds, untried
 from runtime.check.lab import Lab, Running, Setup, Trial, has_files
+from runtime.contract.paths import DEFAULT_BASE
 
 CAUSE = ("RuntimeError", "labels of shard 17 are out of range")
 """What ``programs/fail.py`` raises."""
@@ -132,8 +134,7 @@ def _resume(lab: Lab) -> Judgement:
         if lab.own:
             return untried("the algorithm left no checkpoint when it was stopped")
         return broken("the program saved a checkpoint on SIGTERM; at the end /opt/ml/checkpoints was empty")
-    setup = Setup(program="stop")
-    trial = lab.once("resume", lambda: _start_with(lab, setup, before))
+    trial = lab.once("resume", lambda: _restart(lab, saved))
     if lab.own:
         return (
             holds("started again with its checkpoints, it ended well") if not trial.exit_code else broken(trial.ending)
@@ -144,15 +145,14 @@ def _resume(lab: Lab) -> Judgement:
     return holds(f"saved on SIGTERM, found after the restart: step {resumed['step']}")
 
 
-def _start_with(lab: Lab, setup: Setup, before: Trial) -> Trial:
-    """Start a job that finds the checkpoints of another one, copied as the platform copies them."""
-    saved = lab.new_directory()
-    shutil.copytree(before.tree.base / "checkpoints", saved, dirs_exist_ok=True)
-    for path in (saved, *saved.rglob("*")):
+def _restart(lab: Lab, saved: Path) -> Trial:
+    """Start the job again with its checkpoints, copied as the platform copies them."""
+    copy = lab.new_directory()
+    shutil.copytree(saved, copy, dirs_exist_ok=True)
+    for path in (copy, *copy.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    return lab.run(
-        Setup(program=setup.program, options=("--volume", f"{saved}:/opt/ml/checkpoints"), deadline_s=setup.deadline_s)
-    )
+    options = ("--volume", f"{copy}:{DEFAULT_BASE}/checkpoints")
+    return lab.run(Setup(program="stop", options=options, environment={"CHECK_RESTARTED": "1"}))
 
 
 def _zombies(lab: Lab) -> Judgement:

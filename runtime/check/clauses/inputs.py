@@ -106,14 +106,14 @@ def _local_mode(lab: Lab) -> Judgement:
         },
         inputs={key: {"TrainingInputMode": "File"} for key in (*BASE_CHANNELS, "code")},
     )
-    return judge_again(lab, "local-mode", setup, "ran with four keys, an interface that is not there, no host name")
+    return judge_again(lab, "local-mode", setup, "ran with four keys and an interface that is not there")
 
 
 def _pipe(lab: Lab) -> Judgement:
     if sys.platform != "linux":
         return untried("a FIFO does not reach into the engine's virtual machine on this system")
     inputs = {"training": SERVICE_CHANNEL | {"TrainingInputMode": "Pipe"}, "code": SERVICE_CHANNEL}
-    running = lab.start(Setup(program="pipe", inputs=inputs))
+    running = lab.start(Setup(program="pipe", usual={}, inputs=inputs))
     over = threading.Event()
     sums: list[str] = []
     writer = threading.Thread(target=_feed, args=(running, over, sums), daemon=True)
