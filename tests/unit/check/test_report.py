@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -126,3 +127,8 @@ def test_clauses_are_told_apart_and_rest_on_clauses_of_their_kind() -> None:
         for text in (clause.title, clause.why, clause.source, clause.tried, clause.change):
             assert text
             assert not text.endswith(".")
+
+
+def test_the_chapter_names_every_clause() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "10-check.md").read_text(encoding="utf-8")
+    assert [clause.id for clause in CLAUSES if f"`{clause.id}`" not in text] == []
