@@ -412,10 +412,9 @@ if [ "$1" = compose ]; then
   echo "docker compose: slipway stands in for it, as docker-compose" >&2
   exit 1
 fi
-here=$(cd "$(dirname "$0")" && pwd)
 IFS=:
 for directory in $PATH; do
-  if [ "$directory" != "$here" ] && [ -x "$directory/docker" ]; then
+  if [ -x "$directory/docker" ] && ! [ "$directory/docker" -ef "$0" ]; then
     exec "$directory/docker" "$@"
   fi
 done

@@ -1,0 +1,322 @@
+"""The stand-in for docker-compose: files and command lines of both SDKs as they were recorded, and what it makes."""
+
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runtime.base.errors import UserError
+from runtime.local import compose
+from runtime.local.compose import (
+    ComposeEngine,
+    drain,
+    install,
+    main,
+    mend,
+    put,
+    read_composition,
+    run_flags,
+)
+from runtime.local.containers import Mount
+from runtime.local.docker_options import DockerOptions
+from runtime.local.engine import HostLog
+from runtime.local.record import JobRecord
+from runtime.local.request import CheckpointSpec, TrainingJobSpec
+from tests.unit.local.test_docker_engine import FakeDocker
+
+V2 = """\
+networks:
+  sagemaker-local:
+    name: sagemaker-local
+services:
+  algo-1-x7jf7:
+    command: train
+    container_name: 0q7vw5dd0h-algo-1-x7jf7
+    environment:
+    - AWS_REGION=eu-west-1
+    - TRAINING_JOB_NAME=sagemaker-own-image-2026-01-01-10-00-00-000
+    - MONEY=a$$b${HOME}=c
+    image: own:1
+    networks:
+      sagemaker-local:
+        aliases:
+        - algo-1-x7jf7
+    stdin_open: true
+    tty: true
+    volumes:
+    - ROOT/algo-1-x7jf7/output:/opt/ml/output
+    - ROOT/algo-1-x7jf7/output/data:/opt/ml/output/data
+    - ROOT/algo-1-x7jf7/input:/opt/ml/input
+    - ROOT/model:/opt/ml/model
+    - ROOT/data:/opt/ml/input/data/train
+  algo-10-x7jf7:
+    command: train
+    environment: []
+    image: own:1
+    shm_size: 1gb
+    volumes: []
+version: '2.3'
+"""
+"""SDK v2.257.7, shortened."""
+V3 = """\
+networks:
+  sagemaker-local:
+    name: sagemaker-local
+services:
+  algo-1:
+    entrypoint:
+    - /bin/bash
+    - -c
+    - chmod +x /opt/ml/input/data/sm_drivers/sm_train.sh && /opt/ml/input/data/sm_drivers/sm_train.sh
+    environment:
+    - TRAINING_JOB_NAME=v3_job.1
+    image: own:1
+    deploy:
+      resources:
+        reservations:
+          devices:
+          - capabilities:
+            - gpu
+            count: all
+    networks:
+      sagemaker-local:
+        aliases:
+        - algo-1
+    volumes:
+    - ROOT/model:/opt/ml/model
+    - ROOT/algo-1/output:/opt/ml/output
+    - ROOT/algo-1/output/data:/opt/ml/output/data
+    - ROOT/algo-1/input:/opt/ml/input
+"""
+"""sagemaker-train 1.27.0."""
+
+
+def written(root: Path, text: str) -> Path:
+    path = root / "docker-compose.yaml"
+    path.write_text(text.replace("ROOT", str(root)))
+    return path
+
+
+def test_a_file_of_v2(tmp_path: Path):
+    read = read_composition(written(tmp_path, V2))
+    first, second = read.services
+    assert (read.job, first.name, second.name) == (
+        "sagemaker-own-image-2026-01-01-10-00-00-000",
+        "algo-1-x7jf7",
+        "algo-10-x7jf7",
+    )
+    assert (first.entrypoint, first.command, first.image) == (None, ("train",), "own:1")
+    assert first.environ["MONEY"] == "a$$b${HOME}=c"  # nothing is replaced, as on the service
+    assert Mount(tmp_path / "data", "/opt/ml/input/data/train") in first.mounts
+    assert (first.shm_bytes, second.shm_bytes, first.all_gpus) == (None, 1 << 30, False)
+
+
+def test_a_file_of_v3(tmp_path: Path):
+    read = read_composition(written(tmp_path, V3))
+    (service,) = read.services
+    assert read.job == "v3-job-1"
+    assert service.entrypoint is not None
+    assert service.entrypoint[:2] == ("/bin/bash", "-c")
+    assert service.entrypoint[2].startswith("chmod +x")
+    assert (service.command, service.aliases, service.all_gpus) == (None, ("algo-1",), True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("services: {}", "names no service"),
+        ("services: []", "services is []"),
+        ("a: [", "cannot be read"),
+        ("services: {a: {command: serve}}", "serves a model"),
+        ("services: {a: {shm_size: big}}", "shm_size is 'big'"),
+    ],
+)
+def test_files_that_are_no_job(tmp_path: Path, text: str, expected: str):
+    with pytest.raises(UserError) as caught:
+        read_composition(written(tmp_path, text))
+    assert expected in str(caught.value)
+
+
+def test_containers_of_a_file(tmp_path: Path):
+    composition = read_composition(written(tmp_path, V2.replace("algo-10-x7jf7:", "algo-2-x7jf7:")))
+    config = tmp_path / "algo-1-x7jf7/input/config"
+    config.mkdir(parents=True)
+    (config / "resourceconfig.json").write_text(json.dumps({"hosts": ["algo-1-x7jf7"]}))
+    docker = FakeDocker()
+    engine = ComposeEngine(composition, DockerOptions())
+    engine._docker = docker
+    names = tuple(service.name for service in composition.services)
+    spec = TrainingJobSpec("job", image="own:1", names=names, checkpoint=CheckpointSpec(tmp_path / "saved"))
+    engine.open(spec, tmp_path)
+    engine.begin(spec)
+    hosts = []
+    for name in names:
+        engine.lay_out(spec, name, tmp_path / "work" / name)
+        log = HostLog(tmp_path / f"{name}.log", None)
+        hosts.append(engine.start(spec, name, tmp_path / "work" / name, log))
+        hosts[-1].thread.join()  # type: ignore[union-attr]
+        log.close()
+    first, second = docker.made.values()
+    own = tmp_path / "work/algo-1-x7jf7"
+    assert set(first.mounts) == {
+        Mount(tmp_path / "algo-1-x7jf7/input", "/opt/ml/input"),
+        Mount(tmp_path / "data", "/opt/ml/input/data/train"),
+        Mount(own / "model", "/opt/ml/model"),  # the file has one for all hosts
+        Mount(own / "output", "/opt/ml/output"),
+        Mount(own / "checkpoints", "/opt/ml/checkpoints"),
+    }
+    assert first.environ == dict(composition.services[0].environ)
+    assert (first.tty, first.command, first.hostname) == (False, ("train",), "algo-1-x7jf7")
+    assert second.shm_bytes == 1 << 30
+    (own / "model/weights").write_text("1")
+    (own / "output/failure").write_text("why")
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model/weights").write_text("of an earlier job")
+    engine.finish(hosts)
+    engine.close()
+    assert (tmp_path / "model/weights").read_text() == "1"
+    assert (tmp_path / "algo-1-x7jf7/output/failure").read_text() == "why"
+
+
+def test_what_an_sdk_left_out_is_added(tmp_path: Path):
+    config = tmp_path / "config"
+    config.mkdir()
+    written_by_v3 = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "ethwe"}
+    (config / "resourceconfig.json").write_text(json.dumps(written_by_v3))
+    mend(config, "eth0", TrainingJobSpec("job", checkpoint=CheckpointSpec(tmp_path)))
+    assert json.loads((config / "resourceconfig.json").read_text()) == {
+        "current_host": "algo-1",
+        "hosts": ["algo-1"],
+        "network_interface_name": "eth0",
+        "current_instance_type": "local",
+        "current_group_name": "homogeneousCluster",
+        "instance_groups": [
+            {"instance_group_name": "homogeneousCluster", "instance_type": "local", "hosts": ["algo-1"]}
+        ],
+    }
+    assert json.loads((config / "checkpointconfig.json").read_text()) == {"LocalPath": "/opt/ml/checkpoints"}
+
+
+def test_trees_are_put_over_each_other(tmp_path: Path):
+    for name, text in (("a/deep/x", "new"), ("a/y", "y"), ("b/deep/x", "old"), ("b/z", "z")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "a/link").symlink_to("y")
+    put(tmp_path / "a", tmp_path / "b")
+    assert {
+        str(path.relative_to(tmp_path / "b")): path.read_text()
+        for path in (tmp_path / "b").rglob("*")
+        if path.is_file()
+    } == {"deep/x": "new", "y": "y", "z": "z", "link": "y"}
+    assert (tmp_path / "b/link").is_symlink()
+
+
+class TestFlags:
+    def test_nothing(self):
+        options, spec = run_flags({})
+        assert (options.interruptions, options.output, spec.checkpoint, spec.max_run_s) == ((), None, None, None)
+
+    def test_all(self, tmp_path: Path):
+        words = f"--checkpoints '{tmp_path}/a b' --interrupt-after 3s --max-run=60 --network-isolation --shm-size 1g"
+        options, spec = run_flags({"SLIPWAY_RUN_FLAGS": words})
+        assert [item.after for item in options.interruptions] == ["3s"]
+        assert options.docker.shm_bytes == 1 << 30
+        assert (spec.max_run_s, spec.network_isolation) == (60.0, True)
+        assert spec.checkpoint is not None
+        assert spec.checkpoint.store == tmp_path / "a b"
+
+    @pytest.mark.parametrize("word", ["--hp=a=b", "--hosts", "--engine=process"])
+    def test_what_the_sdk_says(self, word: str):
+        with pytest.raises(UserError, match="with an SDK it takes"):
+            run_flags({"SLIPWAY_RUN_FLAGS": word})
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def record(self, monkeypatch: pytest.MonkeyPatch) -> JobRecord:
+        record = JobRecord("job", status="Completed")
+        self.specs: list[TrainingJobSpec] = []
+
+        def run(spec: TrainingJobSpec, *_: object) -> JobRecord:
+            self.specs.append(spec)
+            return record
+
+        monkeypatch.setattr(compose, "run_job", run)
+        return record
+
+    @pytest.mark.parametrize("how", ["--abort-on-container-exit", "--detach"])
+    def test_of_the_sdks(self, tmp_path: Path, record: JobRecord, how: str):
+        assert main(["-f", str(written(tmp_path, V2)), "up", "--build", how]) == 0
+        (spec,) = self.specs
+        assert spec.hosts == ("algo-1-x7jf7", "algo-10-x7jf7")
+        assert (spec.image, spec.checkpoint) == ("own:1", None)
+
+    @pytest.mark.parametrize(("code", "told"), [(7, 7), (130, 1), (0, 1)])
+    def test_exit_codes_of_failures(self, tmp_path: Path, record: JobRecord, code: int, told: int):
+        record.status, record.exit_code = "Failed", code
+        assert main(["-f", str(written(tmp_path, V3)), "up", "--build", "--abort-on-container-exit"]) == told
+
+    def test_a_mistake_is_told_where_the_sdk_shows_it(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+        assert main(["-f", str(tmp_path / "nothing.yaml"), "up"]) == 1
+        assert "nothing.yaml cannot be read" in capfd.readouterr().out
+
+    def test_other_words(self, capsys: pytest.CaptureFixture[str]):
+        assert main(["version"]) == 0
+        assert capsys.readouterr().out.startswith("slipway compose ")
+        assert main(["-f", "x", "down"]) == 0
+        for words in (["ps"], ["up"], ["--colour", "up"]):
+            with pytest.raises(UserError, match="compose -f FILE up"):
+                main(words)
+
+
+def test_the_last_lines_reach_a_reader_that_stops_with_us():
+    """As the SDKs read: a line, then a look whether the writer has ended, and nothing more if so."""
+    reading, writing = os.pipe()
+    ended = threading.Event()
+    seen: list[str] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            while True:
+                line = pipe.readline().decode()
+                time.sleep(0.002)  # a slow terminal
+                seen.append(line)
+                if ended.is_set():
+                    return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for number in range(100):
+        os.write(writing, f"line {number}\n".encode())
+    drain(writing, "last\n")
+    assert "line 99\n" in seen
+    ended.set()
+    os.close(writing)
+    thread.join()
+    assert "last\n" in seen
+
+
+def test_the_directory_for_path(tmp_path: Path):
+    directory = install(tmp_path)
+    assert install(tmp_path) == directory
+    other = tmp_path / "bin"
+    other.mkdir()
+    (other / "docker").write_text('#!/bin/sh\necho real "$@"\n')
+    (other / "docker").chmod(0o755)
+    environ = {"PATH": f"{directory}:{other}:/usr/bin:/bin"}
+
+    def call(*words: str, path: str = "") -> subprocess.CompletedProcess[str]:
+        env = {"PATH": path} if path else environ
+        return subprocess.run(
+            [str(directory / words[0]), *words[1:]], capture_output=True, text=True, check=False, env=env
+        )
+
+    assert call("docker", "compose", "version").returncode == 1
+    assert call("docker", "images", "-q", "a b").stdout == "real images -q a b\n"
+    assert call("docker", "images", path=f"{directory}:/usr/bin-of-nobody:/bin-of-nobody").returncode == 127
+    done = call("docker-compose", "version")
+    assert done.stdout.startswith("slipway compose "), done.stderr
