@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,12 +20,15 @@ from runtime.check.runner import check
 from runtime.local.request import parse_request
 from runtime.testing import answers
 
+ENDED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
 
 def run_check(flags: argparse.Namespace) -> int:
     """Do what the flags say.
 
     Returns:
-        0 when nothing failed, else 1.
+        0 when nothing failed, 1 when a clause did, 130 after Ctrl-C.
     """
     kind: Kind = flags.kind
     if flags.list:
@@ -43,7 +47,13 @@ def run_check(flags: argparse.Namespace) -> int:
         limits = {"deadline_s": flags.deadline, "grace_s": flags.grace, "max_gb": flags.max_size}
         return Lab(flags.image, home, kind=kind, job=job, **limits)
 
-    report = check(make_lab, kind, flags.only)
+    # A cancelled CI job gets SIGTERM; containers are removed on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        report = check(make_lab, kind, flags.only)
+    except KeyboardInterrupt:
+        sys.stderr.write("slipway: the check was ended; its containers are removed\n")
+        return ENDED
     if flags.junit:
         _write(Path(flags.junit), report)
     print(json.dumps(report.as_json(), indent=2, ensure_ascii=False) if flags.json else report.table())

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 from runtime.base.errors import PlatformError
 from runtime.check.facts import Facts
 from runtime.contract.paths import DEFAULT_BASE
+from runtime.local.leftovers import labels_of
 from runtime.testing import Container, ContractTree, docker, must
 
 T = TypeVar("T")
@@ -192,6 +193,9 @@ class Lab:
         self._home = home
         self._numbers = itertools.count(1)
         self._prefix = f"slipway-check-{os.getpid()}-{id(self):x}"
+        # Also what `slipway clean` looks for, should this process be killed.
+        labels = {LABEL: self._prefix} | labels_of(f"check {image}", self._prefix)
+        self._labels = [word for name, value in labels.items() for word in ("--label", f"{name}={value}")]
         self._lock = threading.Lock()
         self._trials: dict[str, Future[Any]] = {}
         self._networks: list[str] = []
@@ -241,7 +245,7 @@ class Lab:
         number = next(self._numbers)
         name = f"{self._prefix}-{number}"
         tree = self._write(self._home / str(number), setup)
-        words = ["run", "--detach", "--name", name, "--label", f"{LABEL}={self._prefix}", "--network", setup.network]
+        words = ["run", "--detach", "--name", name, *self._labels, "--network", setup.network]
         words += ["--volume", f"{tree.base}:{DEFAULT_BASE}"]
         if setup.network in ("bridge", "none"):
             # The platform's name service knows every host; a host that is alone is all of its network.
@@ -269,7 +273,7 @@ class Lab:
     def network(self) -> str:
         """Make a private network without a way out; it goes with the laboratory."""
         name = f"{self._prefix}-net-{next(self._numbers)}"
-        must("network", "create", "--internal", "--label", f"{LABEL}={self._prefix}", name)
+        must("network", "create", "--internal", *self._labels, name)
         self._networks.append(name)
         return name
 

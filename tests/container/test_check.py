@@ -1,6 +1,8 @@
 """`slipway check` on real images: good ones of ours and of others, and a bad one for every clause."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +17,7 @@ from runtime.check.clauses import CLAUSES
 from runtime.check.lab import Lab, OwnJob
 from runtime.check.report import Report
 from runtime.check.runner import check
+from runtime.testing import PATIENCE_S, wait_until
 from tests.container.check_images import BAD, Bad, build_good, build_own, build_toolkit
 from tests.container.containers import docker
 from tests.differential.oracle import find_oracle
@@ -119,7 +122,39 @@ def test_the_command_prints_json_writes_junit_and_fails(good: str, tmp_path: Pat
     assert [case.get("name") for case in suite if case.find("failure") is not None] == ["exit-failure"]
 
 
-def test_nothing_is_left_on_the_engine(good: str) -> None:
-    look(good, "start", "hosts")
-    assert docker("ps", "--all", "--quiet", "--filter", "label=slipway.check").stdout == ""
-    assert docker("network", "ls", "--quiet", "--filter", "label=slipway.check").stdout == ""
+def of_process(pid: int) -> tuple[list[str], list[str]]:
+    """Names of the containers and networks that a check has on the engine."""
+    named = f"name=^/?slipway-check-{pid}-"
+    containers = docker("ps", "--all", "--format", "{{.Names}}", "--filter", named).stdout.split()
+    networks = docker("network", "ls", "--format", "{{.Name}}", "--filter", named.replace("/?", "")).stdout.split()
+    return containers, networks
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_check_that_is_ended_leaves_nothing_on_the_engine(good: str, number: signal.Signals) -> None:
+    words = [sys.executable, "-m", "runtime", "check", good]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as checking:
+        wait_until(lambda: len(of_process(checking.pid)[0]) >= 2, "two containers of the check")
+        checking.send_signal(number)
+        _, told = checking.communicate(timeout=PATIENCE_S)
+    assert checking.returncode == 130, told
+    assert "Traceback" not in told
+    assert of_process(checking.pid) == ([], [])
+
+
+def test_what_a_killed_check_leaves_is_cleaned(good: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "runtime", "check", good]
+    environ = os.environ | {"TMPDIR": str(tmp_path)}  # where its files are left
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(words, stdout=quiet, stderr=quiet, env=environ) as checking:
+        wait_until(lambda: bool(of_process(checking.pid)[0]), "a container of the check")
+        checking.kill()
+    cleaned = subprocess.run([*words[:3], "clean"], capture_output=True, text=True, check=False)
+    assert cleaned.returncode == 0, cleaned.stderr
+    # A client that was on its way when its parent died may still have started one.
+    wait_until(lambda: _cleaned(checking.pid), "the leftovers to be gone")
+
+
+def _cleaned(pid: int) -> bool:
+    subprocess.run([sys.executable, "-m", "runtime", "clean"], capture_output=True, check=False)
+    return of_process(pid) == ([], [])
