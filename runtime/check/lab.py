@@ -77,11 +77,19 @@ class Trial:
         return cast("Mapping[str, Any]", value) if isinstance(value, dict) else None
 
     @property
+    def failure(self) -> str:
+        """The failure file, whatever bytes it holds; empty without one."""
+        path = self.tree.base / "output" / "failure"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    @property
     def ending(self) -> str:
         """How it ended, with its last words."""
         how = "had not ended by the deadline" if self.exit_code is None else f"exit code {self.exit_code}"
         tail = " ".join(self.log[-TAIL_CHARS:].split())
-        return f"{how}; last words: {tail!r}" if tail else f"{how}; it printed nothing"
+        told = f"{how}; last words: {tail!r}" if tail else f"{how}; it printed nothing"
+        failure = " ".join(self.failure.split())
+        return f"{told}; failure file: {failure[:TAIL_CHARS]!r}" if failure else told
 
 
 @dataclass(frozen=True)
@@ -232,7 +240,7 @@ class Lab:
 
     def base(self) -> Trial:
         """The first trial, on which most clauses rest: a usual job of one host."""
-        return self.once("base", lambda: self.run(Setup(environment={"WANDB_API_KEY": SECRET_VARIABLE})))
+        return self.once("base", lambda: self.run(Setup()))
 
     def run(self, setup: Setup) -> Trial:
         """Run one container to its end."""
@@ -255,6 +263,7 @@ class Lab:
         # The hosts of one job share its name, and a network.
         shared = setup.network.rpartition("-")[2] if setup.network.startswith(self._prefix) else str(number)
         environ = {"TRAINING_JOB_NAME": f"slipway-check-{shared}", "AWS_REGION": "eu-central-1"}
+        environ["WANDB_API_KEY"] = SECRET_VARIABLE
         environ |= dict(self.job.environment if self.job else {}) | dict(setup.environment)
         for key, value in environ.items():
             words += ["--env", f"{key}={value}"]

@@ -257,6 +257,12 @@ BAD = (
     Bad("log-exact", wrapped("set -o pipefail", f"{REAL} 2>&1 | tr -s ' '"), "0 of 2000"),
     Bad("log-secrets", before(f"cat {CONFIG}/hyperparameters.json"), "db_password"),
     Bad("log-secrets", before("env"), "WANDB_API_KEY", name="environment"),
+    Bad(
+        "log-secrets",
+        wrapped(REAL, "code=$?", "test $code = 0 || env >> /opt/ml/output/failure", "exit $code"),
+        "failure file shows",
+        name="failure",
+    ),
     Bad("log-bars", wrapped(f"exec {BIN}/python {PROGRAM}"), "kB of log"),
     Bad("offline", before("grep -q eth0 /proc/net/dev || { echo no index in reach; exit 1; }"), "no index in reach"),
     Bad("user", before("mkdir -p /root/.cache/hub || exit 1"), "Permission denied"),

@@ -29,7 +29,8 @@ def _success(lab: Lab) -> Judgement:
     return holds("exit code 0, no failure file")
 
 
-def _failed(lab: Lab) -> Trial:
+def failing_trial(lab: Lab) -> Trial:
+    """Run a job that must fail, once."""
     if not lab.own:
         return lab.once("fail", lambda: lab.run(Setup(program="fail")))
     failing = dict(lab.job.failing) if lab.job else {}
@@ -37,7 +38,7 @@ def _failed(lab: Lab) -> Trial:
 
 
 def _failure(lab: Lab) -> Judgement:
-    trial = _failed(lab)
+    trial = failing_trial(lab)
     if trial.exit_code is None:
         return broken(f"a failing program: {trial.ending}")
     if trial.exit_code:
@@ -55,7 +56,7 @@ def _code(lab: Lab) -> Judgement:
 
 
 def _failure_bytes(lab: Lab) -> bytes | None:
-    path = _failed(lab).tree.base / "output" / "failure"
+    path = failing_trial(lab).tree.base / "output" / "failure"
     return path.read_bytes() if path.is_file() else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from runtime.check.clause import Clause, Judgement, broken, holds
+from runtime.check.clauses.endings import failing_trial
 from runtime.check.lab import SECRET_HYPERPARAMETER, SECRET_VARIABLE, Lab, Running, Setup, Trial
 
 LINES = 2000
@@ -60,13 +61,16 @@ def _exact(lab: Lab) -> Judgement:
 
 
 def _secrets(lab: Lab) -> Judgement:
-    log = lab.base().log
-    shown = [name for name, value in _SECRETS.items() if value in log]
-    lines = [line for line in log.splitlines() if any(value in line for value in _SECRETS.values())]
-    if not shown:
-        return holds("neither the hyperparameter db_password nor the variable WANDB_API_KEY is in the log")
-    where = lines[0][:60].strip() if lines else ""
-    return broken(f"the log shows {' and '.join(shown)}, first in {where!r}...")
+    texts = {"log": lab.base().log}
+    if not lab.own:
+        failing = failing_trial(lab)
+        texts |= {"log of a failing job": failing.log, "failure file": failing.failure}
+    for where, text in texts.items():
+        shown = [name for name, value in _SECRETS.items() if value in text]
+        if shown:
+            line = next(line for line in text.splitlines() if any(value in line for value in _SECRETS.values()))
+            return broken(f"the {where} shows {' and '.join(shown)}, first in {line[:60].strip()!r}...")
+    return holds(f"neither the hyperparameter db_password nor the variable WANDB_API_KEY shows: {', '.join(texts)}")
 
 
 _SECRETS = {"the hyperparameter db_password": SECRET_HYPERPARAMETER, "the variable WANDB_API_KEY": SECRET_VARIABLE}
@@ -122,7 +126,7 @@ CLAUSES = (
         level="must",
         why="logs are kept for years and read by many",
         source="sagemaker-training toolkit, issues of its users: tokens in CloudWatch",
-        tried="a hyperparameter db_password and a variable WANDB_API_KEY, whose values must not be in the log",
+        tried="hyperparameter db_password and variable WANDB_API_KEY: are their values in a log or the failure file?",
         change="print neither hyperparameters nor environment, or mask by name first",
         judge=_secrets,
         ours=False,
