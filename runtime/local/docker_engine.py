@@ -45,18 +45,19 @@ Act = Callable[[Docker, str], None]
 
 @dataclass
 class HostContainer:
-    """One host of an attempt."""
+    """One host of an attempt, brought up and followed by a thread of its own."""
 
     name: str
     base: Path
-    container: str
-    """Its id."""
     docker: Docker = field(repr=False)
     started: float = 0.0
     exit_code: int | None = None
     seconds: float = 0.0
+    container: str = ""
+    """Its id; empty until it is made."""
+    up: threading.Event = field(default_factory=threading.Event, repr=False)
+    """Set when it runs, or never will."""
     thread: threading.Thread | None = field(default=None, repr=False)
-    """Reads what it prints and waits for its end."""
     ended: tuple[int, float] | None = field(default=None, repr=False)
     """Exit code, and monotonic seconds of the end."""
     lost: PlatformError | None = field(default=None, repr=False)
@@ -67,28 +68,41 @@ class HostContainer:
         """Its tree."""
         return Paths(str(self.base))
 
-    def follow(self, sink: int) -> None:
-        """Attach to the container, which is not started yet, and let a thread write what it prints to `sink`."""
-        other = self.docker.again()
-        attached = threading.Event()
+    def follow(self, spec: ContainerSpec, sink: int, made: list[str]) -> None:
+        """Let a thread make the container, attach to it, start it, write what it prints, and wait for its end.
 
-        def read() -> None:
+        Args:
+            spec: of the container.
+            sink: takes what it prints.
+            made: takes its id, so that it is removed whatever happens.
+        """
+        self.started = time.monotonic()
+        self.thread = threading.Thread(
+            target=self._live, args=(spec, sink, made), name=f"follow {self.name}", daemon=True
+        )
+        self.thread.start()
+
+    def _live(self, spec: ContainerSpec, sink: int, made: list[str]) -> None:
+        try:
+            other = self.docker.again()
             try:
+                self.container = other.create(spec)
+                made.append(self.container)
                 pieces = other.attach(self.container)
-                attached.set()
+                self.started = time.monotonic()
+                other.start(self.container)
+                self.up.set()
                 for piece in pieces:
                     _write(sink, piece)
-                code = other.wait(self.container)
-                self.ended = (code, time.monotonic())
-            except PlatformError as error:
-                self.lost = error
+                self.ended = (other.wait(self.container), time.monotonic())
             finally:
-                attached.set()
                 other.close()
-
-        self.thread = threading.Thread(target=read, name=f"follow {self.name}", daemon=True)
-        self.thread.start()
-        attached.wait()
+        except PlatformError as error:
+            self.lost = error
+        except UserError as error:
+            self.lost = PlatformError(str(error))
+        finally:
+            self.up.set()
 
     def poll(self) -> bool:
         """Look whether it has ended."""
@@ -101,8 +115,10 @@ class HostContainer:
         return True
 
     def terminate(self) -> None:
-        """Send SIGTERM to its first process, as ``docker stop`` does."""
-        self.docker.kill(self.container, "SIGTERM")
+        """Send SIGTERM to its first process, as ``docker stop`` does; one that is just coming up is waited for."""
+        self.up.wait()
+        if self.container:
+            self.docker.kill(self.container, "SIGTERM")
 
 
 class DockerEngine:
@@ -192,21 +208,21 @@ class DockerEngine:
         open_to_all(base)
 
     def start(self, spec: TrainingJobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
-        """Make a container, attach to it, and start it."""
-        container = self.docker.create(self._container(spec, host, base))
-        self._made.append(container)
-        started = HostContainer(host, base, container, self.docker)
-        started.follow(log.sink)
-        started.started = time.monotonic()
-        self.docker.start(container)
+        """Begin to bring a container up; the hosts of a job come up at one time."""
+        started = HostContainer(host, base, self.docker)
+        started.follow(self._container(spec, host, base), log.sink, self._made)
         return started
 
     def kill(self, hosts: Sequence[Host]) -> None:
         """Kill all containers at one time: machines that vanish do not talk about each other."""
         running = [host for host in cast("Sequence[HostContainer]", hosts) if not host.killed]
         for host in running:
+            host.up.wait()
             host.killed = True
-        self._at_once([host.container for host in running], lambda docker, container: docker.kill(container, "KILL"))
+        self._at_once(
+            [host.container for host in running if host.container],
+            lambda docker, container: docker.kill(container, "KILL"),
+        )
 
     def finish(self, hosts: Sequence[Host]) -> None:
         """End and remove the containers, after all that they printed was read."""
@@ -215,7 +231,7 @@ class DockerEngine:
         for host in containers:
             if host.thread is not None:
                 host.thread.join(END_S)
-            if host.thread is None or host.thread.is_alive():
+            if host.thread is not None and host.thread.is_alive():
                 log.warning(f"container of {host.name} does not end {END_S:g} s after SIGKILL")
             elif host.exit_code is None and host.lost is None:
                 host.poll()

@@ -1,4 +1,4 @@
-"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/10-faults.md."""
+"""The whole fault campaign as a program: `python -m tests.container.campaign` prints the table of docs/11-faults.md."""
 
 import argparse
 import math

@@ -137,6 +137,8 @@ class Bad:
     max_gb: float = 20.0
     name: str = ""
     """Beside the clause, when it has several bad images."""
+    hangs: bool = False
+    """Its fault is that something never comes: the check waits for the whole of a limit."""
 
     @property
     def id(self) -> str:
@@ -238,7 +240,7 @@ BAD = (
         "not in the first 1024 characters",
     ),
     Bad("results", wrapped(REAL, "code=$?", "rm -rf /opt/ml/model/*.bin", "exit $code"), "model/weights.bin"),
-    Bad("sigterm", wrapped(REAL, "exit $?"), "killed"),
+    Bad("sigterm", wrapped(REAL, "exit $?"), "killed", hangs=True),
     Bad(
         "sigterm",
         wrapped(f"{BIN}/python -c \"import signal; signal.pause()\" & trap 'exit 0' TERM", f"{REAL} & wait $!"),
@@ -247,13 +249,19 @@ BAD = (
     ),
     Bad("resume", before("rm -rf /opt/ml/checkpoints/*"), "did not find its checkpoint"),
     Bad("zombies", wrapped(f"exec {BIN}/python {PROGRAM}"), "stays as Z"),
-    Bad("leftovers", wrapped("set -o pipefail", f"{BIN}/python {PROGRAM} 2>&1 | cat"), "its child held the output"),
+    Bad(
+        "leftovers",
+        wrapped("set -o pipefail", f"{BIN}/python {PROGRAM} 2>&1 | cat"),
+        "its child held the output",
+        hangs=True,
+    ),
     Bad(
         "log-immediate",
         wrapped("set -o pipefail", f"{REAL} 2>&1 | {{ cat > /tmp/log; cat /tmp/log; }}"),
         "did not come",
+        hangs=True,
     ),
-    Bad("log-unbuffered", wrapped(f"exec {BIN}/python {PROGRAM}"), "stayed in Python's buffer"),
+    Bad("log-unbuffered", wrapped(f"exec {BIN}/python {PROGRAM}"), "stayed in Python's buffer", hangs=True),
     Bad("log-exact", wrapped("set -o pipefail", f"{REAL} 2>&1 | tr -s ' '"), "0 of 2000"),
     Bad("log-secrets", before(f"cat {CONFIG}/hyperparameters.json"), "db_password"),
     Bad("log-secrets", before("env"), "WANDB_API_KEY", name="environment"),
@@ -267,9 +275,9 @@ BAD = (
     Bad("offline", before("grep -q eth0 /proc/net/dev || { echo no index in reach; exit 1; }"), "no index in reach"),
     Bad("user", before("mkdir -p /root/.cache/hub || exit 1"), "Permission denied"),
     Bad("read-only", before("date > /var/log/started || exit 1"), "Read-only file system"),
-    Bad("terminal", before("if [ -t 0 ]; then exec bash; fi"), "had not ended by the deadline"),
+    Bad("terminal", before("if [ -t 0 ]; then exec bash; fi"), "had not ended by the deadline", hangs=True),
     Bad("hosts", python_before("assert len(read('resourceconfig')['hosts']) == 1"), "AssertionError"),
-    Bad("host-lost", wrapped(f"exec {BIN}/python {PROGRAM}"), "worked on until it was killed"),
+    Bad("host-lost", wrapped(f"exec {BIN}/python {PROGRAM}"), "worked on until it was killed", hangs=True),
     Bad("process-start", f"RUN rm {BIN}/python3 /usr/bin/python3", "did not run", kind="processing"),
     Bad("process-arguments", python("exec /usr/bin/python3 $*"), "the script got", kind="processing"),
     Bad("process-code", python('/usr/bin/python3 "$@" || exit 1'), "exit code 1", kind="processing"),

@@ -29,8 +29,10 @@ TOOLKIT_CANNOT = {
     "log-unbuffered", "log-secrets", "log-bars", "host-lost",
 }  # fmt: skip
 """Clauses that every image on sagemaker-training breaks, as measured."""
-QUICK = {"deadline_s": 20.0, "grace_s": 5}
-"""For images that do hang."""
+PATIENT = {"deadline_s": 300.0, "grace_s": 120}
+"""Bounds for a machine that is ten times slower."""
+QUICK = {"deadline_s": 40.0, "grace_s": 5}
+"""For images whose fault is to let these limits pass."""
 
 
 def look(image: str, *only: str, kind: Kind = "training", job: OwnJob | None = None, **limits: float) -> Report:
@@ -48,20 +50,20 @@ def good(slim: str) -> str:
 
 @pytest.mark.parametrize("kind", ["training", "processing"])
 def test_our_image_passes_every_clause(image: str, kind: Kind) -> None:
-    report = look(image, kind=kind)
+    report = look(image, kind=kind, **PATIENT)
     assert by_verdict(report, "fail", "warn", "skipped") == {}, report.table()
 
 
 @pytest.mark.parametrize("kind", ["training", "processing"])
 def test_the_image_that_the_bad_ones_come_from_passes_every_clause(good: str, kind: Kind) -> None:
-    report = look(good, kind=kind)
+    report = look(good, kind=kind, **PATIENT)
     assert by_verdict(report, "fail", "warn", "skipped") == {}, report.table()
 
 
 def test_the_stock_toolkit_fails_nothing_and_is_warned_of_what_it_cannot(slim: str) -> None:
     python, reason = find_oracle()
     assert python is not None, reason
-    report = look(build_toolkit(python.parents[1]), grace_s=5, deadline_s=40)
+    report = look(build_toolkit(python.parents[1]), **QUICK)
     assert by_verdict(report, "fail") == {}, report.table()
     assert set(by_verdict(report, "warn")) == TOOLKIT_CANNOT, report.table()
     assert report.toolkit == "5.1.4"
@@ -70,7 +72,7 @@ def test_the_stock_toolkit_fails_nothing_and_is_warned_of_what_it_cannot(slim: s
 def test_an_algorithm_of_its_own_is_tried_with_its_own_job(slim: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("1,2\n3,4\n")
     job = OwnJob({"steps": "20"}, channels={"numbers": tmp_path}, failing={"steps": "many"})
-    report = look(build_own(), job=job)
+    report = look(build_own(), job=job, **PATIENT)
     assert report.own
     problems = by_verdict(report, "fail", "warn")
     # Plain Debian has no pip; ModelTrainer would need it.
@@ -86,7 +88,7 @@ def bad_reports(good: str) -> Iterator[Mapping[str, Future[Report]]]:
     """All bad images at once: most of their time is spent waiting for what does not come."""
 
     def find(bad: Bad) -> Report:
-        return look(bad.build(), bad.clause, kind=bad.kind, max_gb=bad.max_gb, **QUICK)
+        return look(bad.build(), bad.clause, kind=bad.kind, max_gb=bad.max_gb, **(QUICK if bad.hangs else PATIENT))
 
     with ThreadPoolExecutor(max_workers=4) as pool:
         yield {bad.id: pool.submit(find, bad) for bad in BAD}

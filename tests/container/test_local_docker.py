@@ -26,7 +26,7 @@ base = pathlib.Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
 state = pathlib.Path(os.environ["SLIPWAY_STATE_DIR"])
 host, rank = os.environ["SM_CURRENT_HOST"], int(os.environ["RANK"])
 words = dict(zip([word.lstrip("-") for word in sys.argv[1::2]], sys.argv[2::2]))
-steps = int(words.get("steps", 5))
+steps, fail_at = int(words.get("steps", 5)), int(words.get("fail_at", 0))
 stop = []
 signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
 progress = open(state / "progress", "r+b")
@@ -40,6 +40,25 @@ if done and rank == 0:
 (base / "model" / "same").write_text(host)
 (base / "output" / "data" / "out.txt").write_text(host)
 print(f"rank {rank} of {host} begins at {step}", flush=True)
+
+def meet():
+    """Rank 1 fails when rank 0 has come here, and not before: what each of them has done is then known."""
+    place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    if rank == 0:
+        with socket.create_server(place) as server:
+            server.settimeout(300)
+            server.accept()[0].close()
+        while not stop:
+            time.sleep(0.01)
+    elif rank == 1:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(place, 5).close()
+                break
+            except OSError:
+                time.sleep(0.02)
+        raise RuntimeError("rank 1 cannot go on")
 
 def reached(address):
     try:
@@ -61,15 +80,16 @@ if "show" in words:
 while step < steps and not stop:
     time.sleep(0.02)
     step += 1
-    struct.pack_into("<qd", slots, 0, step, time.time())
-    if step == int(words.get("fail_at", 0)) and rank == 1:
-        raise RuntimeError("rank 1 cannot go on")
+    if step == fail_at:
+        meet()
     if rank == 0 and saved.is_dir():
         target = saved / f"step-{step:04d}"
         target.mkdir(exist_ok=True)
         (target / "shard").write_text(str(step))
         (target / "MANIFEST.json.tmp").write_text(json.dumps({"step": step}))
         (target / "MANIFEST.json.tmp").rename(target / "MANIFEST.json")
+    if rank == 0:  # it saves, and nobody waits for it: the others' steps would say nothing about its checkpoints
+        struct.pack_into("<qd", slots, 0, step, time.time())
     if rank == 0:
         print(f"loss={1 / step:.4f};", flush=True)
 end = {"status": "stopped" if stop else "completed", "step": step}
@@ -249,7 +269,7 @@ def test_a_failure_names_its_cause(run: Run):
 
 @pytest.mark.parametrize("kind", ["TERM", "KILL"])
 def test_an_interrupted_job_goes_on_from_its_checkpoint(run: Run, kind: str):
-    words = ["--interrupt-after", "step:5", "--interrupt-after", "1.5s", "--interrupt-signal", kind]
+    words = ["--interrupt-after", "step:5", "--interrupt-after", "step:60", "--interrupt-signal", kind]
     done = run("--hosts", "2", "--hp", "steps=150", *words)
     assert done.code == 0, done.errors
     attempts = done.record["attempts"]
@@ -258,7 +278,7 @@ def test_an_interrupted_job_goes_on_from_its_checkpoint(run: Run, kind: str):
     resumed = [attempt["resumed_step"] for attempt in attempts]
     assert resumed[0] is None
     assert resumed[1] >= 4
-    assert resumed[2] >= resumed[1]
+    assert resumed[2] >= 59
     assert attempts[-1]["last_step"] == 150
     assert (done.out / "checkpoints/step-0150/MANIFEST.json").is_file()
 
@@ -387,9 +407,6 @@ def test_both_engines_give_the_same(run: Run, words: tuple[str, ...], code: int)
         done = run("--hosts", "2", *words, name=f"{engine}/same", engine=engine)
         assert done.code == code, done.errors
         record = without_times(done.record, done.out)
-        if code:
-            # How far the other host came before it heard of the failure is a matter of time.
-            record["attempts"][0]["last_step"] = "..."
         files = sorted(str(path.relative_to(done.out)) for path in done.out.rglob("*") if ".work" not in path.parts)
         archives = {
             name: done.members(name) for name in ("model.tar.gz", "output.tar.gz") if (done.out / name).exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -195,7 +196,8 @@ class TestV2:
 
     def test_checkpoints_and_interruptions_by_flags(self, v2: Client, slim: str, place: Path):
         (place / "src/train.py").write_text(
-            "import os, pathlib, time\n"
+            "import os, pathlib, struct, time\n"
+            "progress = pathlib.Path(os.environ['SLIPWAY_STATE_DIR'], 'progress').open('r+b', buffering=0)\n"
             "saved = pathlib.Path('/opt/ml/checkpoints/n')\n"
             "start = int(saved.read_text()) if saved.exists() else 0\n"
             "print('begins at', start, flush=True)\n"
@@ -203,14 +205,16 @@ class TestV2:
             "    time.sleep(0.1)\n"
             "    saved.with_suffix('.tmp').write_text(str(n))\n"
             "    saved.with_suffix('.tmp').rename(saved)\n"
+            "    progress.seek(0)\n"
+            "    progress.write(struct.pack('<qd', n, time.time()))\n"
         )
-        flags = f"--checkpoints {place / 'saved'} --interrupt-after 2s --interrupt-signal KILL --shm-size 80m"
+        flags = f"--checkpoints {place / 'saved'} --interrupt-after step:5 --interrupt-signal KILL --shm-size 80m"
         done = v2.fit(slim, environ={"SLIPWAY_RUN_FLAGS": flags})
         assert done.raised == "", done.text
         assert [attempt["hosts"][0]["exit_code"] for attempt in done.record["attempts"]] == [137, 0]
         begins = [line.split()[-1] for line in done.text.splitlines() if "begins at" in line]
         assert len(begins) == 2
-        assert int(begins[1]) > 0
+        assert int(begins[1]) >= 5
         assert (place / "saved/n").read_text() == "39"
 
 
@@ -250,3 +254,51 @@ class TestV3:
         assert "code: 1" in done.raised
         assert "told to fail" in done.text
         assert "ValueError: told to fail" in done.record["failure_reason"]
+
+
+def real_compose() -> tuple[Path | None, str]:
+    """Find the directory of a real docker-compose 1, as the SDKs take it where there is no plugin of version 2."""
+    client = shutil.which("docker-compose")
+    if client is None:
+        return None, "no docker-compose here. Fix: apt-get install docker-compose"
+    told = subprocess.run([client, "version", "--short"], capture_output=True, text=True, check=False).stdout.strip()
+    return (Path(client).parent, "") if told.startswith("1.") else (None, f"docker-compose is {told}, not 1.x")
+
+
+@pytest.fixture
+def compose_v1() -> Path:
+    directory, why = real_compose()
+    if directory is None:
+        pytest.skip(why)
+    return directory
+
+
+class TestRealCompose:
+    """Our image under what most users have today: the stand-in is a gain, no condition."""
+
+    def test_v2_on_two_hosts(self, place: Path, compose_v1: Path, slim: str):
+        done = Client(2, place, compose_v1).fit(slim, hosts=2, environment={"MONEY": "plain"})
+        assert done.raised == "", done.text
+        assert done.seen()["world"] == "2"
+        assert done.seen()["money"] == "plain"
+        assert {"of-0", "of-1"} <= done.members()
+
+    def test_v2_failure(self, place: Path, compose_v1: Path, slim: str):
+        done = Client(2, place, compose_v1).fit(slim, hosts=2, hyperparameters={"fail": 1}, environment={})
+        assert "exited with code: 1" in done.raised
+        assert "failure" in done.members("output.tar.gz")
+
+    @pytest.mark.parametrize("command", ["", "exec train"])
+    def test_v3(self, place: Path, compose_v1: Path, image: str, command: str):
+        channels = {"train": str(place / "data"), **({} if command else {"code": str(place / "src")})}
+        done = Client(3, place, compose_v1).fit(
+            image,
+            source=str(place / "src") if command else "",
+            command=command,
+            hyperparameters={"sagemaker_program": "train.py", "lr": 0.1},
+            environment={},
+            channels=channels,
+        )
+        assert done.raised == "", done.text
+        assert done.seen()["argv"][-1] == "0.1"
+        assert "of-0" in done.members()
