@@ -42,7 +42,7 @@ if done and rank == 0:
 print(f"rank {rank} of {host} begins at {step}", flush=True)
 
 def meet():
-    """Rank 1 fails when rank 0 has come here, and not before: what each of them has done is then known."""
+    # Rank 1 fails when rank 0 has come here, and not before: what each of them has done is then known.
     place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if rank == 0:
         with socket.create_server(place) as server:
@@ -82,6 +82,7 @@ while step < steps and not stop:
     step += 1
     if step == fail_at:
         meet()
+        break
     if rank == 0 and saved.is_dir():
         target = saved / f"step-{step:04d}"
         target.mkdir(exist_ok=True)
