@@ -196,10 +196,10 @@ class DockerEngine:
             else:
                 inside.parent.mkdir(parents=True, exist_ok=True)
                 inside.touch()
-        for channel in spec.channels:
+        for channel in spec.channels_of(host):
             if channel.distribution == "ShardedByS3Key" and channel.source.is_dir():
-                shards = Path(SHARDS, channel.name)
-                for key in share_of(keys_of(channel.source), spec.hosts.index(host), len(spec.hosts)):
+                shards, hosts = Path(SHARDS, channel.name), spec.sharers(channel)
+                for key in share_of(keys_of(channel.source), hosts.index(host), len(hosts)):
                     link = base / "input" / "data" / channel.name / key
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(shards / key)
@@ -300,13 +300,13 @@ class DockerEngine:
         mounts: list[Mount] = []
         if self._code is not None:
             mounts.append(Mount(self._code, CODE, read_only=True))
-        for channel in spec.channels:
+        for channel in spec.channels_of(host):
             inside = f"{DEFAULT_BASE}/input/data/{channel.name}"
             source = channel.source.resolve()
             if channel.name in COPIED:
                 continue
             if source.is_file():
-                if channel.distribution == "FullyReplicated" or host == spec.hosts[0]:
+                if channel.distribution == "FullyReplicated" or host == spec.sharers(channel)[0]:
                     mounts.append(Mount(source, f"{inside}/{channel.source.name}", read_only=True))
             elif channel.distribution == "FullyReplicated":
                 mounts.append(Mount(source, inside, read_only=True))

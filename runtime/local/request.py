@@ -41,6 +41,8 @@ class ChannelSpec:
     record_wrapper: str = "None"
     shared_file_system: bool = False
     """True for FSx and EFS: the channel appears as File and FullyReplicated."""
+    groups: tuple[str, ...] = ()
+    """Instance groups whose hosts get it; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,15 @@ class TrainingJobSpec:
         """Names of the hosts of one group."""
         before = sum(other.count for other in self.groups[: self.groups.index(group)])
         return self.hosts[before : before + group.count]
+
+    def channels_of(self, host: str) -> tuple[ChannelSpec, ...]:
+        """Channels that a host gets."""
+        group = self.group_of(host).name
+        return tuple(channel for channel in self.channels if not channel.groups or group in channel.groups)
+
+    def sharers(self, channel: ChannelSpec) -> tuple[str, ...]:
+        """Names of the hosts that get a channel: ``ShardedByS3Key`` divides it over them."""
+        return tuple(host for host in self.hosts if channel in self.channels_of(host))
 
     def group_of(self, host: str) -> GroupSpec:
         """The group of a host."""
@@ -308,6 +319,14 @@ def parse_request(request: object, engine: str = "process") -> tuple[TrainingJob
         environment=root.strings("Environment", LONGEST_ENVIRONMENT_VALUE),
         output=_output(root.child("OutputDataConfig")),
     )
+    known = [group.name for group in spec.groups]
+    for channel in spec.channels:
+        for group in channel.groups:
+            if group not in known:
+                raise UserError(
+                    f"Channel {channel.name!r} is for the instance group {group!r}",
+                    allowed=f"ResourceConfig.InstanceGroups has {', '.join(known)}",
+                )
     _refuse_what_is_missing(spec, engine)
     return spec, warnings
 
@@ -333,8 +352,10 @@ def _channel(node: _Node, default_mode: str) -> ChannelSpec:
     if shared:
         system = source.child("FileSystemDataSource")
         uri, where, distribution = system.text("DirectoryPath"), system.at("DirectoryPath"), "FullyReplicated"
+        groups = ()
     else:
         s3 = source.child("S3DataSource")
+        groups = s3.texts("InstanceGroupNames")
         uri, where = s3.text("S3Uri"), s3.at("S3Uri")
         distribution = s3.text("S3DataDistributionType", "FullyReplicated", DISTRIBUTIONS)
         kind = s3.text("S3DataType", "S3Prefix", ("S3Prefix", "ManifestFile", "AugmentedManifestFile", "Converse"))
@@ -355,6 +376,7 @@ def _channel(node: _Node, default_mode: str) -> ChannelSpec:
         compression=node.text("CompressionType", "", ("", "None", "Gzip")),
         record_wrapper=node.text("RecordWrapperType", "None", ("None", "RecordIO")),
         shared_file_system=shared,
+        groups=groups,
     )
 
 

@@ -32,7 +32,7 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         directory.mkdir(parents=True)
     files: dict[str, object] = {
         "hyperparameters.json": dict(spec.hyperparameters),
-        "inputdataconfig.json": {channel.name: describe_channel(channel) for channel in spec.channels},
+        "inputdataconfig.json": {channel.name: describe_channel(channel) for channel in spec.channels_of(host)},
         "resourceconfig.json": describe_resources(spec, host, interface),
         "metric-definition-regex.json": {item.name: item.regex for item in spec.metric_definitions},
     }
@@ -46,8 +46,9 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
 def link_channels(spec: TrainingJobSpec, host: str, base: Path) -> None:
     """Put links to the data of all channels into a host's tree."""
     data = Path(Paths(str(base)).data)
-    for channel in spec.channels:
-        link_channel(channel, data / channel.name, spec.hosts.index(host), len(spec.hosts))
+    for channel in spec.channels_of(host):
+        hosts = spec.sharers(channel)
+        link_channel(channel, data / channel.name, hosts.index(host), len(hosts))
 
 
 def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:

@@ -172,3 +172,22 @@ def test_what_only_containers_can_do(tmp_path: Path):
     assert spec.checkpoint is not None
     assert spec.checkpoint.local_path == "/data"
     assert spec.channels[0].input_mode == "FastFile"
+
+
+def test_channels_of_groups(tmp_path: Path):
+    request = request_with(
+        tmp_path,
+        ResourceConfig={
+            "InstanceGroups": [
+                {"InstanceGroupName": "a", "InstanceType": "t", "InstanceCount": 1},
+                {"InstanceGroupName": "b", "InstanceType": "t", "InstanceCount": 2},
+            ]
+        },
+    )
+    source = request["InputDataConfig"][0]["DataSource"]["S3DataSource"]
+    source["InstanceGroupNames"] = ["b"]
+    spec, _ = parse_request(request)
+    assert spec.sharers(spec.channels[0]) == ("algo-2", "algo-3")
+    source["InstanceGroupNames"] = ["c"]
+    with pytest.raises(UserError, match="for the instance group 'c'"):
+        parse_request(request)

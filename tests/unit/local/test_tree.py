@@ -97,3 +97,25 @@ def test_shards_are_disjoint_and_whole(tmp_path: Path, data: Path):
 
 def test_more_hosts_than_files():
     assert [share_of(["a", "b"], host, 3) for host in range(3)] == [["a"], ["b"], []]
+
+
+def test_a_channel_may_be_for_one_group(tmp_path: Path, data: Path):
+    channels = (
+        ChannelSpec("raw", data, distribution="ShardedByS3Key", groups=("cpu",)),
+        ChannelSpec("all", data),
+    )
+    spec = TrainingJobSpec(
+        "job", channels=channels, groups=(GroupSpec("gpu", "local", 1), GroupSpec("cpu", "local", 2))
+    )
+    seen: dict[str, list[str]] = {}
+    for host in spec.hosts:
+        write_tree(spec, host, tmp_path / host)
+        link_channels(spec, host, tmp_path / host)
+        assert sorted(config(tmp_path / host, "inputdataconfig.json")) == (  # type: ignore[call-overload]
+            ["all"] if host == "algo-1" else ["all", "raw"]
+        )
+        raw = tmp_path / host / "input/data/raw"
+        seen[host] = keys_of(raw) if raw.exists() else []
+    assert seen["algo-1"] == []
+    assert sorted(seen["algo-2"] + seen["algo-3"]) == sorted(keys_of(data))  # divided over those that get it
+    assert len(seen["algo-2"]) == 3
