@@ -19,6 +19,12 @@ PROGRAM = {"user.sh": ': > "$SAGEMAKER_BASE_DIR/up"; exec sleep 3600\n'}
 _NETS = 100
 
 
+def ports() -> dict[str, str]:
+    """Return the settings of ports that no job with the usual ones takes, be it on all addresses of this machine."""
+    first = 20_000 + os.getpid() % 5_000 * 2
+    return {"slipway_master_port": str(first), "slipway_peer_port": str(first + 1)}
+
+
 @dataclass
 class Member:
     """One launcher."""
@@ -91,7 +97,7 @@ class Crowd:
         settings: Mapping[str, str],
     ) -> Member:
         # Lines that nobody looks at would only disturb: each host tells its failures.
-        wanted = {"slipway_profile": "off", "slipway_log_level": "warning", **settings}
+        wanted = {"slipway_profile": "off", "slipway_log_level": "warning", **ports(), **settings}
         tree = write_tree(root / me, PROGRAM, wanted, me=me, hosts=names, submit_directory=self._code)
         environ = clean_environ(ours, {"SAGEMAKER_BASE_DIR": str(tree), "SLIPWAY_HOST_ADDRESSES": addresses})
         process = subprocess.Popen(

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks import growth
+from benchmarks.crowd import ports
 from benchmarks.measure import Figure, Result, interleave, ratio
 from benchmarks.trees import HANG_S, wait_until, write_tree
 from runtime.testing.docker import answers, docker, must
@@ -161,7 +162,7 @@ class Processes(Engine):
         self._code.mkdir()
         (self._code / "user.py").write_text(SCRIPT, encoding="utf-8")
         self._trees = [
-            write_tree(root / host, {"user.py": SCRIPT}, {}, me=host, hosts=HOSTS, submit_directory=self._code)
+            write_tree(root / host, {"user.py": SCRIPT}, ports(), me=host, hosts=HOSTS, submit_directory=self._code)
             for host in HOSTS
         ]
 
