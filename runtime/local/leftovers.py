@@ -6,6 +6,7 @@ where that was killed too, ``slipway clean`` finds the rest by the labels.
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,26 +25,33 @@ PID, STARTED, PLACE = "slipway.pid", "slipway.started", "slipway.place"
 """Labels that name the process whose run it is, so that a reused process id is not taken for it."""
 TREE, OWNER = "slipway.tree", "slipway.owner"
 """Labels of a container: the directory that it writes to, and who shall own what is in it, ``uid:gid``."""
+PROC = Path("/proc")
 LEAVE_S = 8.0
 """From SIGTERM to SIGKILL for containers whose run is dead: nobody waits for them, they end within 10 s."""
 CHOWN_S = 300.0
 """For handing a tree back: a bound for a disk that hangs."""
 
 
-def process_started(pid: int) -> str:
-    """Return when a process started, in ticks since boot; empty when there is none."""
+def process_started(pid: int, proc: Path = PROC) -> str:
+    """Return when a process started, in a form that stays the same while it lives; empty when there is none."""
+    if not proc.is_dir():  # macOS
+        done = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = (proc / str(pid) / "stat").read_bytes()
     except OSError:
         return ""
     fields = stat.rpartition(b")")[2].split()
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
-def place_of_processes() -> str:
+def place_of_processes(proc: Path = PROC) -> str:
     """Name the machine, its boot and the process name space in which our process ids mean something."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    boot = space = "-"
+    if proc.is_dir():
+        boot = (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        space = os.readlink(proc / "self/ns/pid")
+    return f"{socket.gethostname()} {boot} {space}"
 
 
 def labels_of(job: str, run: str) -> dict[str, str]:

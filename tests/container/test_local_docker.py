@@ -307,6 +307,12 @@ def test_max_run_and_memory(run: Run):
     assert done.record["attempts"][0]["hosts"][0]["exit_code"] == 0
 
 
+def test_a_host_that_wants_too_much_memory(run: Run):
+    done = run("--memory", "256m", "--hp", "show=len(bytearray(b'x') * (1 << 30))")
+    assert (done.code, done.record["status"]) == (1, "Failed")
+    assert "memory" in done.record["failure_reason"], done.record["failure_reason"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_leaves_nothing(start: Run, number: signal.Signals):
     ran = start("--hosts", "2", "--hp", "steps=100000")

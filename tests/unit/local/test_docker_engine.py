@@ -1,6 +1,8 @@
 """Engine docker without Docker: what each container is made of, what is cleaned up, who may own it."""
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +244,17 @@ class TestVerdict:
     def test_this_very_process(self):
         labels = leftovers.labels_of("job", "run")
         assert leftovers.verdict(labels, leftovers.place_of_processes(), leftovers.process_started) == "alive"
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="no ps on this machine: apt-get install procps")
+def test_a_machine_without_proc(tmp_path: Path):
+    here = leftovers.process_started(os.getpid(), tmp_path / "none")
+    assert here
+    assert here == leftovers.process_started(os.getpid(), tmp_path / "none")
+    assert leftovers.place_of_processes(tmp_path / "none").endswith(" - -")
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert leftovers.process_started(child.pid, tmp_path / "none") == ""
 
 
 def test_clean_takes_the_dead_only():
