@@ -266,11 +266,16 @@ def real_compose() -> tuple[Path | None, str]:
 
 
 @pytest.fixture
-def compose_v1() -> Path:
+def compose_v1(place: Path) -> Iterator[Path]:
     directory, why = real_compose()
     if directory is None:
         pytest.skip(why)
-    return directory
+    yield directory
+    for path in (place / "root").rglob("docker-compose.yaml"):
+        # The SDKs leave stopped containers and the network behind.
+        words = [str(directory / "docker-compose"), "-f", str(path), "down"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
 
 
 class TestRealCompose:
