@@ -86,6 +86,12 @@ def _run(flags: argparse.Namespace) -> int:
 
     request, options = read_flags(flags, env.process_environ())
     spec, warnings = parse_request(request, options.engine)
+    if options.engine == "docker" and not spec.image:
+        raise UserError(
+            "--engine docker: the request names no image",
+            allowed="it runs AlgorithmSpecification.TrainingImage",
+            fix="add --image, such as --image slipway-pytorch:cpu",
+        )
     if spec.image and options.engine == "process":
         warnings.append(f"image {spec.image!r} is not started: engine process runs the job with this Python")
     for warning in warnings:

@@ -196,6 +196,9 @@ def _mpi_variables(request: Request) -> tuple[Choice, ...]:
         Choice("OMPI_MCA_rmaps_base_mapping_policy", "slot", "ranks of one host follow each other, as everywhere here"),
         Choice("OMPI_MCA_orte_abort_on_non_zero_status", "1", "a rank that fails ends the others"),
         Choice("OMPI_MCA_btl_vader_single_copy_mechanism", "none", "containers forbid process_vm_readv"),
+        Choice(
+            "OMPI_MCA_rtc_hwloc_vmhole", "none", "a daemon that shares its map of the machine may write over itself"
+        ),
         Choice("OMPI_MCA_pml", "ob1", "TCP between hosts; NCCL carries the tensors"),
         Choice("OMPI_MCA_btl", "^openib", "it forks badly, and EFA is none of its devices"),
     ]
