@@ -164,8 +164,9 @@ def _machine_figure(summary: Summary, records: Records, solid: str, dashed: str,
     drawn: list[tuple[list[Bucket], str, bool]] = []
     for column in filter(None, (solid, dashed)):
         for attempt in sorted({trace.attempt for trace in records.hosts}):
-            traces = [trace for trace in records.hosts if trace.attempt == attempt]
-            groups = [traces] if len(names) > OWN_LINES else [[trace] for trace in traces]
+            # A host of a very short attempt may have left no sample at all.
+            traces = [trace for trace in records.hosts if trace.attempt == attempt and len(trace.t)]
+            groups = [traces] if len(names) > OWN_LINES and traces else [[trace] for trace in traces]
             for group in groups:
                 colour = "c0" if len(names) > OWN_LINES else f"c{names.index(group[0].host) % COLOURS}"
                 buckets = reduce(_moments(group, column, summary.origin), 0.0, summary.seconds)

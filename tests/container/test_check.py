@@ -134,7 +134,8 @@ def of_process(pid: int) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_check_that_is_ended_leaves_nothing_on_the_engine(good: str, number: signal.Signals) -> None:
-    words = [sys.executable, "-m", "runtime", "check", good]
+    # A shell that runs these tests in the background has them ignore Ctrl-C, which a child inherits.
+    words = ["env", "--default-signal=INT", sys.executable, "-m", "runtime", "check", good]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as checking:
         wait_until(lambda: len(of_process(checking.pid)[0]) >= 2, "two containers of the check")
         checking.send_signal(number)
