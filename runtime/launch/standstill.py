@@ -103,6 +103,11 @@ class Standstill:
         if self._inquiry is None:
             self._inquiry = _Inquiry(time.monotonic() + ANSWER_S, self._ranks.ask_stacks(), stall)
 
+    def give_up(self) -> None:
+        """Print what has been answered so far: the job ends, and nobody will look any more."""
+        if self._inquiry is not None:
+            self._conclude(self._inquiry)
+
     def steps(self) -> dict[str, int]:
         """Return the last finished step by global rank, of the ranks here that report."""
         first = self._plan.ranks[0].rank

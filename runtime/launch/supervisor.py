@@ -366,6 +366,7 @@ class Supervisor:
         self._tell(failed=asdict(cause))
 
     def _take_cause(self, cause: Cause) -> None:
+        self._standstill.give_up()
         self._state.causes.append(cause)
         now = time.monotonic()
         self._state.failed_at = self._state.failed_at or now
