@@ -10,7 +10,7 @@ from runtime.base.log import Log
 from runtime.launch.progress import PROGRESS
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.interruption import Interruption
-from runtime.local.request import TrainingJobSpec
+from runtime.local.request import JobSpec
 
 log = Log("local")
 
@@ -81,7 +81,7 @@ class Attempt:
 
     def run(
         self,
-        spec: TrainingJobSpec,
+        spec: JobSpec,
         bases: Mapping[str, Path],
         *,
         interruption: Interruption | None,

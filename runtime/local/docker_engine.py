@@ -24,8 +24,8 @@ from runtime.local.docker_options import DockerOptions
 from runtime.local.engine import Host, HostLog
 from runtime.local.environment import arn_of, threads_per_rank
 from runtime.local.guard import Guard
-from runtime.local.request import TrainingJobSpec
-from runtime.local.tree import checkpoint_directory, keys_of, open_to_all, share_of, write_tree
+from runtime.local.request import JobSpec
+from runtime.local.tree import checkpoint_directory, inside_tree, keys_of, open_to_all, share_of, write_tree
 from runtime.planning.hardware import probe
 
 log = Log("local")
@@ -148,7 +148,7 @@ class DockerEngine:
             self._docker = Docker()
         return self._docker
 
-    def open(self, spec: TrainingJobSpec, directory: Path) -> None:
+    def open(self, spec: JobSpec, directory: Path) -> None:
         """Find the image, make the job's network, and set the guard."""
         if not spec.image:
             raise UserError(
@@ -157,7 +157,7 @@ class DockerEngine:
             )  # fmt: skip
         self._join(spec)
 
-    def _join(self, spec: TrainingJobSpec) -> None:
+    def _join(self, spec: JobSpec) -> None:
         """Make what all attempts share, once it is known that the job can run."""
         self._image = self.docker.image(spec.image)
         self._labels = leftovers.labels_of(spec.name, self._run)
@@ -182,11 +182,11 @@ class DockerEngine:
             leftovers.hand_back_labelled(self.docker, item)
             self.docker.remove(item.id)
 
-    def begin(self, spec: TrainingJobSpec) -> None:
+    def begin(self, spec: JobSpec) -> None:
         """Count the attempts: a container's name is used once."""
         self._attempt += 1
 
-    def lay_out(self, spec: TrainingJobSpec, host: str, base: Path) -> None:
+    def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree, with a place for every mount, so that nothing of it is made by root."""
         write_tree(spec, host, base, self.interface)
         for mount in self._data_mounts(spec, host, base):
@@ -200,14 +200,14 @@ class DockerEngine:
             if channel.distribution == "ShardedByS3Key" and channel.source.is_dir():
                 shards, hosts = Path(SHARDS, channel.name), spec.sharers(channel)
                 for key in share_of(keys_of(channel.source), hosts.index(host), len(hosts)):
-                    link = base / "input" / "data" / channel.name / key
+                    link = inside_tree(base, channel.target) / key
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(shards / key)
             elif channel.name in COPIED:
-                _copy(channel.source, base / "input" / "data" / channel.name)
+                _copy(channel.source, inside_tree(base, channel.target))
         open_to_all(base)
 
-    def start(self, spec: TrainingJobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
+    def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
         """Begin to bring a container up; the hosts of a job come up at one time."""
         started = HostContainer(host, base, self.docker)
         started.follow(self._container(spec, host, base), log.sink, self._made)
@@ -256,7 +256,7 @@ class DockerEngine:
 
     # --- parts ----------------------------------------------------------------------------------------------
 
-    def _container(self, spec: TrainingJobSpec, host: str, base: Path) -> ContainerSpec:
+    def _container(self, spec: JobSpec, host: str, base: Path) -> ContainerSpec:
         if spec.container_entrypoint or spec.container_arguments:
             entrypoint, command = spec.container_entrypoint or None, spec.container_arguments
         else:
@@ -283,25 +283,25 @@ class DockerEngine:
             gpus=self._gpus.get(host, ()),
         )
 
-    def _mounts(self, spec: TrainingJobSpec, host: str, base: Path) -> tuple[Mount, ...]:
+    def _mounts(self, spec: JobSpec, host: str, base: Path) -> tuple[Mount, ...]:
         return (
             *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("input", "model", "output")),
             *self._checkpoint_mounts(spec, base),
             *self._data_mounts(spec, host, base),
         )
 
-    def _checkpoint_mounts(self, spec: TrainingJobSpec, base: Path) -> list[Mount]:
+    def _checkpoint_mounts(self, spec: JobSpec, base: Path) -> list[Mount]:
         if spec.checkpoint is None:
             return []
         return [Mount(checkpoint_directory(spec, base), spec.checkpoint.local_path)]
 
-    def _data_mounts(self, spec: TrainingJobSpec, host: str, base: Path) -> list[Mount]:
+    def _data_mounts(self, spec: JobSpec, host: str, base: Path) -> list[Mount]:
         """Mount what is the user's own, so that nothing can change it there; the rest lies in the tree."""
         mounts: list[Mount] = []
         if self._code is not None:
             mounts.append(Mount(self._code, CODE, read_only=True))
         for channel in spec.channels_of(host):
-            inside = f"{DEFAULT_BASE}/input/data/{channel.name}"
+            inside = channel.target
             source = channel.source.resolve()
             if channel.name in COPIED:
                 continue
@@ -314,7 +314,7 @@ class DockerEngine:
                 mounts.append(Mount(source, f"{SHARDS}/{channel.name}", read_only=True))
         return mounts
 
-    def _environ(self, spec: TrainingJobSpec) -> dict[str, str]:
+    def _environ(self, spec: JobSpec) -> dict[str, str]:
         values: dict[str, str] = {}
         if len(spec.hosts) > 1 and "OMP_NUM_THREADS" not in self._image.environ:
             # Each host believes that the whole machine is its own.
@@ -323,7 +323,7 @@ class DockerEngine:
         values |= {"TRAINING_JOB_NAME": spec.name, "TRAINING_JOB_ARN": arn_of(spec, self._run)}
         return values
 
-    def _share_gpus(self, spec: TrainingJobSpec) -> dict[str, tuple[str, ...]]:
+    def _share_gpus(self, spec: JobSpec) -> dict[str, tuple[str, ...]]:
         """Deal the machine's GPUs out, equally many to each host."""
         here = env.process_environ()
         count = probe(here).gpus

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.contract.paths import Paths
-from runtime.local.request import TrainingJobSpec
+from runtime.local.request import JobSpec
 
 
 class HostLog:
@@ -91,7 +91,7 @@ class Engine(Protocol):
     interface: str
     """``network_interface_name`` of the hosts."""
 
-    def open(self, spec: TrainingJobSpec, directory: Path) -> None:
+    def open(self, spec: JobSpec, directory: Path) -> None:
         """Make ready what all attempts share.
 
         Args:
@@ -116,15 +116,15 @@ class Engine(Protocol):
         """
         ...
 
-    def begin(self, spec: TrainingJobSpec) -> None:
+    def begin(self, spec: JobSpec) -> None:
         """Begin an attempt: what it needs afresh, such as ports."""
         ...
 
-    def lay_out(self, spec: TrainingJobSpec, host: str, base: Path) -> None:
+    def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree; `base` does not exist yet."""
         ...
 
-    def start(self, spec: TrainingJobSpec, host: str, base: Path, log: HostLog) -> Host:
+    def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> Host:
         """Start one host; what it prints goes to ``log.sink``.
 
         Raises:

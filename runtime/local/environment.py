@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.base.env import Environ
-from runtime.local.request import TrainingJobSpec
+from runtime.local.request import JobSpec
 
 INHERITED = (
     "PATH",
@@ -26,7 +26,7 @@ Nothing else passes, credentials above all (``--env NAME`` passes one on purpose
 
 
 def container_environ(
-    spec: TrainingJobSpec,
+    spec: JobSpec,
     base: Path,
     addresses: Mapping[str, str],
     ports: tuple[int, int],
@@ -68,12 +68,12 @@ def container_environ(
     return values
 
 
-def arn_of(spec: TrainingJobSpec, run: str) -> str:
+def arn_of(spec: JobSpec, run: str) -> str:
     """Return the job's ARN; `run` tells runs of one name apart, and is the same for all attempts of a run."""
     return f"arn:aws:sagemaker:local:000000000000:training-job/{spec.name}/{run}"
 
 
-def threads_per_rank(spec: TrainingJobSpec, cpus: int) -> int:
+def threads_per_rank(spec: JobSpec, cpus: int) -> int:
     """Divide the machine's CPUs over the ranks of all hosts; at least 1."""
     asked = spec.hyperparameters.get("slipway_procs_per_host", "").strip('"')
     procs = int(asked) if asked.isdigit() and int(asked) > 0 else 1

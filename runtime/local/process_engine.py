@@ -29,7 +29,7 @@ from runtime.local.processes import (
     end_orphans,
     kill_all,
 )
-from runtime.local.request import TrainingJobSpec
+from runtime.local.request import JobSpec
 from runtime.local.tree import link_channels, write_tree
 from runtime.planning.hardware import probe
 
@@ -83,7 +83,7 @@ class ProcessEngine:
         self._before: set[int] = set()
         """Children that this process had already."""
 
-    def open(self, spec: TrainingJobSpec, directory: Path) -> None:
+    def open(self, spec: JobSpec, directory: Path) -> None:
         """See that this machine can do it."""
         if not sys.platform.startswith("linux"):
             raise UserError(
@@ -99,19 +99,19 @@ class ProcessEngine:
         for base in trees:
             await_end(base, seconds)
 
-    def begin(self, spec: TrainingJobSpec) -> None:
+    def begin(self, spec: JobSpec) -> None:
         """Choose addresses and ports, and become the parent of whatever loses its own."""
         self._addresses = loopback_addresses(spec.hosts, os.getpid())
         self._ports = cast("tuple[int, int]", free_ports(2))
         adopt_orphans(on=True)  # those of a host that is gone come to us
         self._before = children_of(os.getpid())
 
-    def lay_out(self, spec: TrainingJobSpec, host: str, base: Path) -> None:
+    def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree; channels are links to the user's data."""
         write_tree(spec, host, base, self.interface)
         link_channels(spec, host, base)
 
-    def start(self, spec: TrainingJobSpec, host: str, base: Path, log: HostLog) -> HostProcess:
+    def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostProcess:
         """Start a launcher."""
         here = env.process_environ()
         environ = container_environ(spec, base, self._addresses, self._ports, here, probe(here).cpus, self._run_id)

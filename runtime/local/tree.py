@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from runtime.contract.paths import DEFAULT_BASE, Paths
-from runtime.local.request import ChannelSpec, TrainingJobSpec
+from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
 
 
-def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "lo") -> None:
+def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo") -> None:
     """Make the tree, all but the data of the channels.
 
     Args:
@@ -30,11 +30,12 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         Path(paths.output_data),
     ):
         directory.mkdir(parents=True)
+    metrics = spec.metric_definitions if isinstance(spec, TrainingJobSpec) else ()
     files: dict[str, object] = {
         "hyperparameters.json": dict(spec.hyperparameters),
         "inputdataconfig.json": {channel.name: describe_channel(channel) for channel in spec.channels_of(host)},
         "resourceconfig.json": describe_resources(spec, host, interface),
-        "metric-definition-regex.json": {item.name: item.regex for item in spec.metric_definitions},
+        "metric-definition-regex.json": {item.name: item.regex for item in metrics},
     }
     if spec.checkpoint is not None:
         files["checkpointconfig.json"] = {"LocalPath": spec.checkpoint.local_path}
@@ -43,15 +44,19 @@ def write_tree(spec: TrainingJobSpec, host: str, base: Path, interface: str = "l
         (Path(paths.config) / name).write_text(json.dumps(content), encoding="utf-8")
 
 
-def link_channels(spec: TrainingJobSpec, host: str, base: Path) -> None:
+def link_channels(spec: JobSpec, host: str, base: Path) -> None:
     """Put links to the data of all channels into a host's tree."""
-    data = Path(Paths(str(base)).data)
     for channel in spec.channels_of(host):
         hosts = spec.sharers(channel)
-        link_channel(channel, data / channel.name, hosts.index(host), len(hosts))
+        link_channel(channel, inside_tree(base, channel.target), hosts.index(host), len(hosts))
 
 
-def checkpoint_directory(spec: TrainingJobSpec, base: Path) -> Path:
+def inside_tree(base: Path, path: str) -> Path:
+    """Return where a path below ``/opt/ml`` lies in a host's tree."""
+    return base / Path(path).relative_to(DEFAULT_BASE)
+
+
+def checkpoint_directory(spec: JobSpec, base: Path) -> Path:
     """Return where a host keeps its checkpoints: ``LocalPath`` below the moved root."""
     local = spec.checkpoint.local_path if spec.checkpoint is not None else f"{DEFAULT_BASE}/checkpoints"
     if not local.startswith(f"{DEFAULT_BASE}/"):
@@ -73,7 +78,7 @@ def describe_channel(channel: ChannelSpec) -> dict[str, str]:
     return entry
 
 
-def describe_resources(spec: TrainingJobSpec, host: str, interface: str) -> dict[str, object]:
+def describe_resources(spec: JobSpec, host: str, interface: str) -> dict[str, object]:
     """Return resourceconfig.json, its hosts in the service's order: algo-10 before algo-2."""
     group = spec.group_of(host)
     return {

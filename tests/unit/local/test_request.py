@@ -68,15 +68,31 @@ def test_the_least_request():
     assert spec.groups[0].name == DEFAULT_GROUP
 
 
-def test_unknown_keys_are_named_with_a_guess(tmp_path: Path):
-    request = request_with(tmp_path, HyperParametres={})
-    request["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3URI"] = "x"
-    _, warnings = parse_request(request)
-    assert len(warnings) == 2
-    assert "HyperParametres" in warnings[0]
-    assert "'HyperParameters'" in warnings[0]
-    assert "InputDataConfig[0].DataSource.S3DataSource.S3URI" in warnings[1]
-    assert "'S3Uri'" in warnings[1]
+@pytest.mark.parametrize(
+    ("path", "guess"),
+    [
+        ("HyperParametres", "'HyperParameters'"),
+        ("InputDataConfig[0].DataSource.S3DataSource.S3URI", "'S3Uri'"),
+        ("VpcConfig.Subnet", "'Subnets'"),
+    ],
+)
+def test_an_unknown_key_is_an_error_with_a_guess(tmp_path: Path, path: str, guess: str):
+    request = request_with(tmp_path, VpcConfig={"Subnets": ["s"]})
+    *outer, key = path.replace("[0]", "").split(".")
+    inner: Any = request
+    for name in outer:
+        inner = inner[name][0] if name == "InputDataConfig" else inner[name]
+    inner[key] = "x"
+    with pytest.raises(UserError) as caught:
+        parse_request(request)
+    assert f"unknown key {path}" in str(caught.value)
+    assert guess in str(caught.value)
+
+
+def test_what_means_nothing_here_is_recorded_with_its_reason(tmp_path: Path):
+    spec, _ = parse_request(request_with(tmp_path, VpcConfig={"Subnets": ["s"]}, Tags=[{"Key": "a", "Value": "b"}]))
+    assert set(spec.without_effect) == {"RoleArn", "VpcConfig", "Tags", "ResourceConfig.VolumeSizeInGB"}
+    assert all(spec.without_effect.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""The inputs of a training job: ``InputDataConfig``. Pure but for one look whether the data is there."""
+
+import re
+
+from runtime.base.errors import UserError
+from runtime.contract.job import DISTRIBUTIONS, INPUT_MODES
+from runtime.local.request.node import Node, local_path
+from runtime.local.request.spec import ChannelSpec
+
+CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9.\-_]{1,64}")
+
+
+def read_channels(root: Node, default_mode: str) -> tuple[ChannelSpec, ...]:
+    """Read ``InputDataConfig``.
+
+    Args:
+        root: the request.
+        default_mode: ``TrainingInputMode`` of the algorithm, for channels that say nothing.
+
+    Raises:
+        UserError: it names the key.
+    """
+    channels = tuple(_channel(node, default_mode) for node in root.children("InputDataConfig"))
+    names = [channel.name for channel in channels]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"InputDataConfig names channel {name!r} {names.count(name)} times")
+    return channels
+
+
+def _channel(node: Node, default_mode: str) -> ChannelSpec:
+    name = node.text("ChannelName")
+    if not CHANNEL_PATTERN.fullmatch(name):
+        raise UserError(
+            f"{node.at('ChannelName')} is {name!r}",
+            allowed="the API takes 1 to 64 of letters, digits, '.', '-', '_'",
+        )
+    source = node.child("DataSource")
+    shared = "FileSystemDataSource" in source.value
+    if shared:
+        system = source.child("FileSystemDataSource")
+        uri, where, distribution = system.text("DirectoryPath"), system.at("DirectoryPath"), "FullyReplicated"
+        groups = ()
+    else:
+        s3 = source.child("S3DataSource")
+        groups = s3.texts("InstanceGroupNames")
+        uri, where = s3.text("S3Uri"), s3.at("S3Uri")
+        distribution = s3.text("S3DataDistributionType", "FullyReplicated", DISTRIBUTIONS)
+        kind = s3.text("S3DataType", "S3Prefix", ("S3Prefix", "ManifestFile", "AugmentedManifestFile", "Converse"))
+        if kind != "S3Prefix":
+            raise UserError(
+                f"{s3.at('S3DataType')} is {kind!r}",
+                allowed="this version's local platform takes S3Prefix only",
+            )
+    path = local_path(uri, where, fix=f"copy it here and pass --channel {name}=DIRECTORY")
+    if not path.exists():
+        raise UserError(f"{where} is {uri!r}, and {path} is not there", fix=f"pass --channel {name}=DIRECTORY")
+    return ChannelSpec(
+        name=name,
+        source=path,
+        input_mode=node.text("InputMode", "File" if shared else default_mode, INPUT_MODES),
+        distribution=distribution,
+        content_type=node.text("ContentType", ""),
+        compression=node.text("CompressionType", "", ("", "None", "Gzip")),
+        record_wrapper=node.text("RecordWrapperType", "None", ("None", "RecordIO")),
+        shared_file_system=shared,
+        groups=groups,
+    )

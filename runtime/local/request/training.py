@@ -1,0 +1,190 @@
+"""A CreateTrainingJob request, in the shape that boto3 sends, read into one frozen value. Pure.
+
+Wrong shapes are errors that name the path of the key, and what this version of the local platform cannot do is
+refused by name: a job that runs here must mean what it means on the service.
+"""
+
+import re
+from pathlib import Path
+
+from runtime.base.errors import UserError
+from runtime.contract.job import DEFAULT_GROUP, INPUT_MODES
+from runtime.local.request.channels import read_channels
+from runtime.local.request.keys import TRAINING_KEYS, check_keys
+from runtime.local.request.node import Node, local_path
+from runtime.local.request.spec import CheckpointSpec, GroupSpec, JobSpec, MetricDefinition, TrainingJobSpec
+
+NAME_PATTERN = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+"""Of jobs and instance groups. Source: CreateTrainingJob API."""
+MOST_HYPERPARAMETERS = 100
+LONGEST_HYPERPARAMETER_VALUE = 2500
+LONGEST_ENVIRONMENT_VALUE = 512
+"""Limits of the CreateTrainingJob API: a request that breaks one would be refused there, after the upload."""
+MOST_HOSTS = 200
+"""Addresses of one loopback block; far above what one machine can run."""
+
+
+def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
+    """Read a CreateTrainingJob request.
+
+    Args:
+        request: the decoded JSON.
+        engine: ``process`` or ``docker``; one can do less than the other.
+
+    Raises:
+        UserError: a key is unknown, missing or has the wrong shape, or asks for what this version cannot do.
+    """
+    root = Node(request)
+    without_effect = check_keys(request, TRAINING_KEYS)
+    name = read_name(root, "TrainingJobName")
+    algorithm = root.child("AlgorithmSpecification")
+    default_mode = algorithm.text("TrainingInputMode", "File", INPUT_MODES)
+    stopping = root.child("StoppingCondition")
+    hyperparameters = root.strings("HyperParameters", LONGEST_HYPERPARAMETER_VALUE)
+    if len(hyperparameters) > MOST_HYPERPARAMETERS:
+        raise UserError(
+            f"HyperParameters has {len(hyperparameters)} entries",
+            allowed=f"the API takes {MOST_HYPERPARAMETERS}",
+        )
+    spec = TrainingJobSpec(
+        name=name,
+        hyperparameters=hyperparameters,
+        without_effect=without_effect,
+        channels=read_channels(root, default_mode),
+        groups=_groups(root.child("ResourceConfig")),
+        image=algorithm.text("TrainingImage", ""),
+        container_entrypoint=algorithm.texts("ContainerEntrypoint"),
+        container_arguments=algorithm.texts("ContainerArguments"),
+        metric_definitions=_metrics(algorithm),
+        max_run_s=stopping.seconds("MaxRuntimeInSeconds"),
+        max_wait_s=stopping.seconds("MaxWaitTimeInSeconds"),
+        checkpoint=_checkpoint(root, engine),
+        spot=root.flag("EnableManagedSpotTraining"),
+        network_isolation=root.flag("EnableNetworkIsolation"),
+        environment=root.strings("Environment", LONGEST_ENVIRONMENT_VALUE),
+        output=_output(root.child("OutputDataConfig")),
+    )
+    known = [group.name for group in spec.groups]
+    for channel in spec.channels:
+        for group in channel.groups:
+            if group not in known:
+                raise UserError(
+                    f"Channel {channel.name!r} is for the instance group {group!r}",
+                    allowed=f"ResourceConfig.InstanceGroups has {', '.join(known)}",
+                )
+    refuse_what_is_missing(spec, engine)
+    return spec
+
+
+def read_name(root: Node, key: str) -> str:
+    """Read the name of a job.
+
+    Raises:
+        UserError: the API would refuse it.
+    """
+    name = root.text(key)
+    if not NAME_PATTERN.fullmatch(name):
+        raise UserError(f"{key} is {name!r}", allowed="the API takes 1 to 63 letters, digits and '-', no '-' at an end")
+    return name
+
+
+def _groups(resources: Node) -> tuple[GroupSpec, ...]:
+    groups = tuple(
+        GroupSpec(
+            node.text("InstanceGroupName"),
+            node.text("InstanceType", "local"),
+            node.whole("InstanceCount", None),
+        )
+        for node in resources.children("InstanceGroups")
+    )
+    if groups and "InstanceCount" in resources.value:
+        raise UserError(
+            f"{resources.path} has InstanceCount and InstanceGroups",
+            allowed="the API takes one of them",
+            fix="drop one",
+        )
+    if not groups:
+        count = resources.whole("InstanceCount", 1)
+        groups = (GroupSpec(DEFAULT_GROUP, resources.text("InstanceType", "local"), count),)
+    names = [group.name for group in groups]
+    for name in names:
+        if not NAME_PATTERN.fullmatch(name) or names.count(name) > 1:
+            raise UserError(
+                f"{resources.at('InstanceGroups')} has a group {name!r}",
+                allowed="each has a name of its own, of letters, digits and '-'",
+            )
+    total = sum(group.count for group in groups)
+    if total > MOST_HOSTS:
+        raise UserError(f"The request asks for {total} hosts", allowed=f"this machine can play at most {MOST_HOSTS}")
+    return groups
+
+
+def _metrics(algorithm: Node) -> tuple[MetricDefinition, ...]:
+    definitions = tuple(
+        MetricDefinition(node.text("Name"), node.text("Regex")) for node in algorithm.children("MetricDefinitions")
+    )
+    for index, definition in enumerate(definitions):
+        where = f"{algorithm.at('MetricDefinitions')}[{index}].Regex"
+        try:
+            groups = re.compile(definition.regex).groups
+        except re.error as error:
+            raise UserError(f"{where} is {definition.regex!r}, which is no regular expression: {error}") from error
+        if groups < 1:
+            raise UserError(f"{where} is {definition.regex!r}", allowed="its first group (...) is the value")
+    return definitions
+
+
+def _checkpoint(root: Node, engine: str) -> CheckpointSpec | None:
+    if "CheckpointConfig" not in root.value:
+        return None
+    node = root.child("CheckpointConfig")
+    uri = node.text("S3Uri", "")
+    store = local_path(uri, node.at("S3Uri"), fix="pass --checkpoints DIRECTORY") if uri else None
+    local = node.text("LocalPath", "/opt/ml/checkpoints")
+    if engine == "process" and not local.startswith("/opt/ml/"):
+        # On the service it is a directory of the container; a process would write to this machine's own.
+        raise UserError(
+            f"{node.at('LocalPath')} is {local!r}",
+            allowed="engine process can only move paths inside /opt/ml",
+            fix="use --engine docker",
+        )
+    if not local.startswith("/"):
+        raise UserError(f"{node.at('LocalPath')} is {local!r}", allowed="it is an absolute path")
+    return CheckpointSpec(store, local)
+
+
+def _output(node: Node) -> Path | None:
+    uri = node.text("S3OutputPath", "")
+    return local_path(uri, node.at("S3OutputPath"), fix="pass --output DIRECTORY") if uri else None
+
+
+def refuse_what_is_missing(spec: JobSpec, engine: str) -> None:
+    """Refuse what an engine cannot do.
+
+    Raises:
+        UserError: it names what the request asks for, and the way out.
+    """
+    docker = engine == "docker"
+    modes = ("File", "FastFile") if docker else ("File",)
+    nowhere = [
+        f"{channel.input_mode} mode (channel {channel.name!r})"
+        for channel in spec.channels
+        if channel.input_mode not in modes
+    ]
+    only_docker: list[str] = []
+    if spec.network_isolation and not docker:
+        only_docker.append("network isolation (EnableNetworkIsolation, --network-isolation)")
+    if (spec.container_entrypoint or spec.container_arguments) and not docker:
+        only_docker.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
+    if nowhere:
+        raise UserError(
+            f"The request asks for {', '.join(nowhere)}",
+            allowed=f"engine {engine} has {' and '.join(modes)} mode",
+            fix="use File mode for the local run",
+        )
+    if only_docker:
+        raise UserError(
+            f"The request asks for {', '.join(only_docker)}",
+            allowed="engine process cannot do it",
+            fix="use --engine docker, or leave it out for the local run",
+        )
