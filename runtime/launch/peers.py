@@ -32,8 +32,10 @@ log = Log("peers")
 
 CONNECT_S = 1.0
 """An attempt without any answer is given up after this and made anew."""
+SOON_S = 0.01
 RETRY_S = 0.1
-"""Between two attempts to resolve or reach a host; flat, so that a host is seen as soon as it is there."""
+"""Between two attempts to resolve or reach a host: `SOON_S` at first, since the hosts of a job mostly come up at one
+time, then a tenth of the wait so far, at most this."""
 BEAT_S = 0.5
 """Between two signs of life."""
 SUSPECT_S = 2.0
@@ -148,6 +150,7 @@ class Peers:
         self._knocking: dict[str, socket.socket] = {}
         self._listener = self._listen(addresses.get(me, "")) if listens else None
         self._closed = False
+        self._began = time.monotonic()
         self._beat = 0.0
         self.clock_offset_s = 0.0
         """Added to this host's clock it gives the coordinator's, so that times of all hosts can be compared."""
@@ -170,6 +173,11 @@ class Peers:
     def present(self) -> list[str]:
         """Other hosts that are connected now."""
         return [host for host in self._expected if host in self._links]
+
+    @property
+    def retry_s(self) -> float:
+        """Seconds until the next attempt to find a host that is not there is worth it."""
+        return min(RETRY_S, max(SOON_S, (time.monotonic() - self._began) / 10))
 
     def address_of(self, host: str) -> str:
         """Return the address under which a host was reached, our own seen from the others; empty when unknown."""
@@ -210,7 +218,7 @@ class Peers:
         """
         for host, due in list(self._dialing.items()):
             if now >= due and host in self._addresses:
-                self._dialing[host] = now + RETRY_S
+                self._dialing[host] = now + self.retry_s
                 self._dial(host)
         for link in [link for link in self._unproven if now - link.heard > PROOF_S]:
             self._lose(link, "it did not prove that it is of this job")
@@ -306,7 +314,7 @@ class Peers:
                 found = socket.getaddrinfo(host, self._port, socket.AF_INET, socket.SOCK_STREAM)
                 self._addresses[host] = cast("str", found[0][4][0])
             except OSError:
-                time.sleep(RETRY_S)
+                time.sleep(self.retry_s)
                 if not self._closed:
                     waiting.append(host)
 
@@ -322,7 +330,7 @@ class Peers:
             self._loop.forget(sock.fileno())
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0:
                 sock.close()  # nobody listens there yet
-                self._dialing[host] = time.monotonic() + RETRY_S
+                self._dialing[host] = time.monotonic() + self.retry_s
                 return
             self._dialing.pop(host, None)
             self._knocking.pop(host, None)
@@ -449,7 +457,7 @@ class Peers:
             self._gone.add(link.host)
             self._events.append(Lost(link.host, why, silent=silent))
         elif link.host in self.missing and self._hosts.index(link.host) < self._hosts.index(self._me):
-            self._dialing[link.host] = time.monotonic() + RETRY_S
+            self._dialing[link.host] = time.monotonic() + self.retry_s
 
     def _forget(self, link: _Link) -> None:
         self._open.discard(link)

@@ -190,7 +190,7 @@ class Supervisor:
                     allowed=f"{', '.join(peers.present)} did" if peers.present else "",
                     fix="allow traffic inside the security group; slipway_host_wait_s moves the limit",
                 )
-            self._turn(0.05)
+            self._turn(peers.retry_s)
         if not peers.missing:
             log.info(f"all {len(peers.others) + 1} hosts are there after {time.monotonic() - began:.1f} s")
 
@@ -381,6 +381,8 @@ class Supervisor:
         assert peers is not None  # noqa: S101 - it told us
         if self._state.stop_reason or event.host in self._state.done_hosts or event.host in self._state.ended_hosts:
             return
+        if any(cause.host == event.host and not cause.consequence for cause in self._state.causes):
+            return  # why it went is known
         code = ExitCode.PLATFORM_ERROR
         if event.silent and (peers.deaf or not _has_network()):
             message = f"host {self._host}{_ranks_of(self._plan.topology, self._host)} is cut off from all other hosts"
