@@ -67,14 +67,13 @@ def parse_memory(meminfo: str) -> tuple[float, float] | None:
     Returns:
         Bytes that cannot be reclaimed, and bytes in all; None when a kernel does not say.
     """
-    values: dict[str, float] = {}
-    for line in meminfo.splitlines():
-        name, _, rest = line.partition(":")
-        if name in ("MemTotal", "MemAvailable"):
-            values[name] = float(rest.split()[0]) * 1024
-    if len(values) < 2:
-        return None
-    return values["MemTotal"] - values["MemAvailable"], values["MemTotal"]
+    values: list[float] = []
+    for name in ("MemTotal:", "MemAvailable:"):
+        at = meminfo.find(name)
+        if at < 0:
+            return None
+        values.append(float(meminfo[at + len(name) :].split(None, 1)[0]) * 1024)
+    return values[0] - values[1], values[0]
 
 
 def parse_disks(diskstats: str) -> Pair | None:
@@ -194,23 +193,48 @@ def encode(sample: Sample) -> str:
 # --- reading the machine ------------------------------------------------------------------------------------
 
 
-def slurp(path: str, head: int = 0) -> str:
-    """Return a small file's text, or its first `head` bytes; empty when it is not there or not for us."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    try:
-        if head:
-            return os.read(handle, head).decode("ascii", "replace")
-        parts: list[bytes] = []
-        while part := os.read(handle, 65536):
-            parts.append(part)
-        return b"".join(parts).decode("ascii", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(handle)
+class Counter:
+    """A file of the kernel that is read again and again: kept open, it costs half."""
+
+    def __init__(self, path: str, head: int = 65536) -> None:
+        """Open it.
+
+        Args:
+            path: below /proc or /sys.
+            head: bytes from its start that are of interest; a longer file is read to its end only by the default.
+        """
+        self._head = head
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._handle = -1
+
+    def text(self) -> str:
+        """Return what it says now; empty when it is not there, not for us, or gone."""
+        if self._handle < 0:
+            return ""
+        try:
+            text = part = os.pread(self._handle, self._head, 0)
+            while part and self._head >= 65536:  # the kernel gives a long one page by page
+                part = os.pread(self._handle, self._head, len(text))
+                text += part
+        except OSError:
+            return ""
+        return text.decode("ascii", "replace")
+
+    def close(self) -> None:
+        """Close it."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def read_once(path: str) -> str:
+    """Return a small file's text; empty when it is not there or not for us."""
+    counter = Counter(path)
+    text = counter.text()
+    counter.close()
+    return text
 
 
 class Machine:
@@ -223,16 +247,18 @@ class Machine:
             disk: a directory on the file system whose free space is watched.
         """
         self._disk = disk
-        self._total = (parse_memory(slurp("/proc/meminfo")) or (0.0, 0.0))[1]
-        self._cgroup: tuple[str, str] | None = None
-        for limit_file, use_file, stat_file in memory_cgroups(slurp("/proc/self/cgroup")):
-            limit = parse_limit(slurp(limit_file))
+        self._stat, self._meminfo = Counter("/proc/stat", 256), Counter("/proc/meminfo", 1024)
+        self._diskstats, self._net_dev = Counter("/proc/diskstats"), Counter("/proc/net/dev")
+        self._total = (parse_memory(self._meminfo.text()) or (0.0, 0.0))[1]
+        self._cgroup: tuple[Counter, Counter] | None = None
+        for limit_file, use_file, stat_file in memory_cgroups(read_once("/proc/self/cgroup")):
+            limit = parse_limit(read_once(limit_file))
             if limit and (not self._total or limit < self._total):
-                self._total, self._cgroup = limit, (use_file, stat_file)
+                self._total, self._cgroup = limit, (Counter(use_file), Counter(stat_file))
         self._last = time.monotonic()
-        self._cpu = parse_cpu(slurp("/proc/stat", head=256))
-        self._disks = parse_disks(slurp("/proc/diskstats"))
-        self._network = parse_network(slurp("/proc/net/dev"))
+        self._cpu = parse_cpu(self._stat.text())
+        self._disks = parse_disks(self._diskstats.text())
+        self._network = parse_network(self._net_dev.text())
 
     @property
     def memory_total(self) -> float:
@@ -245,9 +271,9 @@ class Machine:
         seconds, self._last = now - self._last, now
         stamp = time.time()
         cpu, disks, network = (
-            parse_cpu(slurp("/proc/stat", head=256)),
-            parse_disks(slurp("/proc/diskstats")),
-            parse_network(slurp("/proc/net/dev")),
+            parse_cpu(self._stat.text()),
+            parse_disks(self._diskstats.text()),
+            parse_network(self._net_dev.text()),
         )
         busy = waiting = None
         if cpu and self._cpu:
@@ -272,10 +298,10 @@ class Machine:
 
     def _memory_used(self) -> float | None:
         if self._cgroup is not None:
-            use = slurp(self._cgroup[0]).strip()
+            use = self._cgroup[0].text().strip()
             if use.isdigit():
-                return max(0.0, float(use) - reclaimable(slurp(self._cgroup[1])))
-        memory = parse_memory(slurp("/proc/meminfo"))
+                return max(0.0, float(use) - reclaimable(self._cgroup[1].text()))
+        memory = parse_memory(self._meminfo.text())
         return memory[0] if memory else None
 
     def _free(self) -> float | None:
