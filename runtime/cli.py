@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.configure(host="slipway")
     try:
         if flags is None:
-            from runtime.local.compose import main as compose
+            from runtime.local.compose.command import main as compose
 
             return compose(words[1:])
         verb: Callable[[argparse.Namespace], int] = flags.verb

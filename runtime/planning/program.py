@@ -123,6 +123,12 @@ def find_program(job: Job, settings: Settings, environ: Environ) -> Program:
     if not named and environ.get("SAGEMAKER_TRAINING_MODULE"):
         named = [("SAGEMAKER_TRAINING_MODULE", environ["SAGEMAKER_TRAINING_MODULE"])]
     if not named:
+        if os.path.isfile(f"{job.paths.base}/config/processingjobconfig.json"):
+            raise UserError(
+                "This is a processing job, and the image's default command is `train`",
+                allowed="a processing job names what runs by its entrypoint",
+                fix="give the Processor one, such as entrypoint=['process', 'NAME'] or ['python3', 'SCRIPT.py']",
+            )
         raise UserError(
             "The job names no program",
             allowed="a script by sagemaker_program (SDK: entry_point, entry_script), or one of our workloads by "

@@ -10,22 +10,20 @@ from pathlib import Path
 import pytest
 
 from runtime.base.errors import UserError
-from runtime.local import compose
-from runtime.local.compose import (
-    ComposeEngine,
-    drain,
-    install,
-    main,
-    mend,
-    put,
-    read_composition,
-    run_flags,
-)
-from runtime.local.containers import Mount
+from runtime.local import leftovers
+from runtime.local.compose import file, job, look
+from runtime.local.compose.command import main
+from runtime.local.compose.drain import drain
+from runtime.local.compose.executables import install
+from runtime.local.compose.file import Composition
+from runtime.local.compose.hosts import ComposeEngine, mend, put
+from runtime.local.compose.job import run_flags
+from runtime.local.containers import Found, Mount
 from runtime.local.docker_options import DockerOptions
 from runtime.local.engine import HostLog
 from runtime.local.record import JobRecord
 from runtime.local.request import CheckpointSpec, TrainingJobSpec
+from runtime.version import __version__
 from tests.unit.local.test_docker_engine import FakeDocker
 
 V2 = """\
@@ -101,6 +99,10 @@ def written(root: Path, text: str) -> Path:
     return path
 
 
+def read_composition(path: Path, **here: str) -> Composition:
+    return file.read_composition(path, here)
+
+
 def test_a_file_of_v2(tmp_path: Path):
     read = read_composition(written(tmp_path, V2))
     first, second = read.services
@@ -125,9 +127,52 @@ def test_a_file_of_v3(tmp_path: Path):
     assert (service.command, service.aliases, service.all_gpus) == (None, ("algo-1",), True)
 
 
+def test_a_file_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What people add, by `local.container_config` of SDK v2 and in files of their own; the dialect of compose 2."""
+    path = written(
+        tmp_path,
+        """\
+name: mine
+services:
+  algo-1:
+    image: own:1
+    command: [train, --now]
+    environment: {LR: 0.1, HOME_OF: null, GONE: null, "ON": true}
+    gpus: all
+    mem_limit: 512m
+    shm_size: 1073741824
+    user: "1000:0"
+    networks: [backend]
+    ulimits: {memlock: -1}
+    volumes:
+    - {type: bind, source: ./data, target: /opt/ml/input/data/train, read_only: true}
+    - ./saved:/opt/ml/checkpoints:rw
+    - /srv/x:/opt/ml/input/data/other/:ro,z
+""",
+    )
+    (service,) = read_composition(path, HOME_OF="here").services
+    assert service.environ == {"LR": "0.1", "HOME_OF": "here", "ON": "true"}
+    assert (service.command, service.user, service.all_gpus) == (("train", "--now"), "1000:0", True)
+    assert (service.memory_bytes, service.shm_bytes) == (512 << 20, 1 << 30)
+    assert service.mounts == (
+        Mount(tmp_path / "data", "/opt/ml/input/data/train", read_only=True),
+        Mount(tmp_path / "saved", "/opt/ml/checkpoints"),
+        Mount(Path("/srv/x"), "/opt/ml/input/data/other", read_only=True),
+    )
+    assert "services.algo-1 has ulimits: not followed" in capsys.readouterr().err
+
+
+def test_names_without_a_value(tmp_path: Path):
+    text = "services: {algo-1: {image: own, environment: [A, B=, C=x=y, D]}}"
+    (service,) = read_composition(written(tmp_path, text), A="of here").services
+    assert service.environ == {"A": "of here", "B": "", "C": "x=y"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("services: {a: {volumes: [data]}}", "volume 'data'"),
+        ("services: {a: {volumes: [{type: volume, source: x, target: /y}]}}", "a bind mount has source"),
         ("services: {}", "names no service"),
         ("services: []", "services is []"),
         ("a: [", "cannot be read"),
@@ -245,15 +290,30 @@ class TestCommandLine:
             self.specs.append(spec)
             return record
 
-        monkeypatch.setattr(compose, "run_job", run)
+        monkeypatch.setattr(job, "run_job", run)
         return record
 
-    @pytest.mark.parametrize("how", ["--abort-on-container-exit", "--detach"])
-    def test_of_the_sdks(self, tmp_path: Path, record: JobRecord, how: str):
-        assert main(["-f", str(written(tmp_path, V2)), "up", "--build", how]) == 0
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "-f FILE up --build --abort-on-container-exit",  # both SDKs, to docker-compose and to `docker compose`
+            "-f FILE up --build --detach",  # SDK v3 with wait=False
+            "--file=FILE --project-name local up --abort-on-container-exit --remove-orphans --timeout 3",
+            "--ansi never --progress plain --project-directory / -f FILE up --exit-code-from algo-1-x7jf7 --no-color",
+            "--no-ansi --verbose -f FILE up --force-recreate -t 3",
+        ],
+    )
+    def test_command_lines(self, tmp_path: Path, record: JobRecord, words: str):
+        path = str(written(tmp_path, V2))
+        assert main([word.replace("FILE", path) for word in words.split()]) == 0
         (spec,) = self.specs
         assert spec.hosts == ("algo-1-x7jf7", "algo-10-x7jf7")
         assert (spec.image, spec.checkpoint) == ("own:1", None)
+
+    def test_one_host_alone(self, tmp_path: Path, record: JobRecord, capfd: pytest.CaptureFixture[str]):
+        assert main(["-f", str(written(tmp_path, V2)), "up", "--timeout", "3", "algo-10-x7jf7"]) == 1
+        assert "up algo-10-x7jf7" in capfd.readouterr().out
+        assert self.specs == []
 
     @pytest.mark.parametrize(("code", "told"), [(7, 7), (130, 1), (0, 1)])
     def test_exit_codes_of_failures(self, tmp_path: Path, record: JobRecord, code: int, told: int):
@@ -264,13 +324,67 @@ class TestCommandLine:
         assert main(["-f", str(tmp_path / "nothing.yaml"), "up"]) == 1
         assert "nothing.yaml cannot be read" in capfd.readouterr().out
 
-    def test_other_words(self, capsys: pytest.CaptureFixture[str]):
-        assert main(["version"]) == 0
-        assert capsys.readouterr().out.startswith("slipway compose ")
-        assert main(["-f", "x", "down"]) == 0
-        for words in (["ps"], ["up"], ["--colour", "up"]):
-            with pytest.raises(UserError, match="compose -f FILE up"):
-                main(words)
+    def test_versions(self, capsys: pytest.CaptureFixture[str]):
+        told = []
+        for words in ("version", "--version", "-v", "version --short", "version --format json", "-f x.yaml version"):
+            assert main(words.split()) == 0
+            told.append(capsys.readouterr().out)
+        assert told[:3] == [f"slipway compose {__version__}\n"] * 3
+        assert told[3] == f"{__version__}\n"
+        assert json.loads(told[4]) == {"version": __version__}
+        assert told[5] == told[0]
+
+    @pytest.mark.parametrize("words", ["up", "ps", "--colour up", "-f x -f y up", "-f x exec algo-1 sh", "-f"])
+    def test_other_words(self, words: str):
+        with pytest.raises(UserError, match="slipway compose"):
+            main(words.split())
+
+
+class TestAnotherTerminal:
+    """What `docker compose ps`, `logs` and `down` say of a job that runs."""
+
+    @pytest.fixture
+    def docker(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+        docker = FakeDocker()
+        job = "sagemaker-own-image-2026-01-01-10-00-00-000"
+
+        def made(name: str, root: Path) -> Found:
+            tree = str(root / "slipway" / job / ".work/attempt-1" / name)
+            labels = {leftovers.JOB: job, leftovers.TREE: tree, leftovers.HOST: name}
+            return Found(f"id-{name}-{root.name}", f"slipway-{name}", labels, running=True)
+
+        # A job of the same name, of another compose file: SDK v3 names them all alike.
+        docker.found = [made("algo-1-x7jf7", tmp_path), made("algo-1-x7jf7", tmp_path.with_name(f"{tmp_path.name}-b"))]
+        monkeypatch.setattr(look, "Docker", lambda: docker)
+        return docker
+
+    def test_ps(self, tmp_path: Path, docker: FakeDocker, capsys: pytest.CaptureFixture[str]):
+        path = str(written(tmp_path, V2))
+        told = []
+        for words in (["ps"], ["ps", "-q"], ["ps", "--services"], ["ps", "--all", "--format", "json"]):
+            assert main(["-f", path, *words]) == 0
+            told.append(capsys.readouterr().out)
+        assert told[0].splitlines()[1].split() == ["algo-1-x7jf7", "slipway-algo-1-x7jf7", "running"]
+        assert told[1] == f"id-algo-1-x7jf7-{tmp_path.name}\n"
+        assert told[2] == "algo-1-x7jf7\n"
+        assert json.loads(told[3]) == {"Service": "algo-1-x7jf7", "Name": "slipway-algo-1-x7jf7", "State": "running"}
+
+    @pytest.mark.parametrize("words", ["down", "down --remove-orphans --volumes", "rm --stop --force", "stop", "kill"])
+    def test_down(self, tmp_path: Path, docker: FakeDocker, words: str):
+        assert main(["-f", str(written(tmp_path, V2)), *words.split()]) == 0
+        assert ("SIGTERM", f"id-algo-1-x7jf7-{tmp_path.name}") in docker.done
+        assert not any("-b" in word for told in docker.done for word in told[1:])
+
+    def test_logs(self, tmp_path: Path, docker: FakeDocker, capsys: pytest.CaptureFixture[str]):
+        logs = tmp_path / "slipway/sagemaker-own-image-2026-01-01-10-00-00-000/logs"
+        logs.mkdir(parents=True)
+        (logs / "algo-1-x7jf7.log").write_text("first\nsecond\n")
+        (logs / "algo-10-x7jf7.log").write_text("other\n")
+        path = str(written(tmp_path, V2))
+        assert main(["-f", path, "logs", "--no-color"]) == 0
+        assert capsys.readouterr().out == ("algo-1-x7jf7  | first\nalgo-1-x7jf7  | second\nalgo-10-x7jf7 | other\n")
+        assert main(["-f", path, "logs", "algo-10-x7jf7"]) == 0
+        assert capsys.readouterr().out == "algo-10-x7jf7 | other\n"
 
 
 def test_the_last_lines_reach_a_reader_that_stops_with_us():

@@ -87,6 +87,14 @@ def test_no_program_says_both_ways_to_name_one(tree: Tree) -> None:
         find(tree)
 
 
+def test_a_processing_job_without_an_entrypoint_says_what_it_is(tree: Tree) -> None:
+    config = Path(tree.paths.base, "config")
+    config.mkdir(parents=True)
+    (config / "processingjobconfig.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a processing job.*default command is `train`.*Fix: .*entrypoint="):
+        find(tree)
+
+
 @pytest.mark.parametrize(
     "environ",
     [
