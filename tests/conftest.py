@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from runtime.contract.paths import Paths
+from tests.s3 import _bridge_server, _loopback_server, bridge_s3, s3
+
+__all__ = ["_bridge_server", "_loopback_server", "bridge_s3", "s3"]
 
 GOLDEN = Path(__file__).parent / "golden"
 _BLOCKS = itertools.count()
