@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime.base.log import Log
+from runtime.contract.paths import Paths
 from runtime.launch.progress import PROGRESS
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.interruption import Interruption
@@ -23,8 +24,8 @@ WATCH_S = 0.004
 IDLE_S = 0.02
 """Between two looks otherwise."""
 
-End = Literal["ended", "interrupted", "stopped", "max_run"]
-"""Why an attempt ended: by itself, by an interruption, by the user, by ``MaxRuntimeInSeconds``."""
+End = Literal["ended", "interrupted", "stopped", "max_run", "max_wait"]
+"""Why an attempt ended: by itself, by an interruption, by the user, by a limit of ``StoppingCondition``."""
 
 
 @dataclass
@@ -42,15 +43,17 @@ class AttemptEnd:
 
 def last_step_of(hosts: Sequence[Host]) -> int:
     """Return the last step that any rank has finished; 0 before the first, or when none is reported."""
-    last = 0
-    for host in hosts:
-        try:
-            slots = (Path(host.paths.state) / "progress").read_bytes()
-        except OSError:
-            continue
-        whole = len(slots) - len(slots) % PROGRESS.size
-        last = max([last, *(step for step, _ in PROGRESS.iter_unpack(slots[:whole]))])
-    return last
+    return max((last_step_in(host.paths) for host in hosts), default=0)
+
+
+def last_step_in(paths: Paths) -> int:
+    """Return the last step that any rank of one host has finished; 0 before the first, or when none is reported."""
+    try:
+        slots = (Path(paths.state) / "progress").read_bytes()
+    except OSError:
+        return 0
+    whole = len(slots) - len(slots) % PROGRESS.size
+    return max((step for step, _ in PROGRESS.iter_unpack(slots[:whole])), default=0)
 
 
 def ranks_started(hosts: Sequence[Host]) -> bool:

@@ -150,6 +150,17 @@ class Docker:
         except (self._errors.DockerException, OSError) as error:
             raise _failed(f"make network {name}", error, fix="`slipway clean` removes what dead jobs left") from error
 
+    def gateway(self, network: str) -> tuple[str, str]:
+        """Return this machine's address on a network, and the addresses of the network, such as ``172.18.0.0/16``."""
+        try:
+            facts: Any = self._api.inspect_network(network)
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"look at network {network}", error) from error
+        for config in (facts.get("IPAM") or {}).get("Config") or ():
+            if config.get("Gateway"):
+                return str(config["Gateway"]).partition("/")[0], str(config["Subnet"])
+        raise PlatformError(f"The Docker engine names no gateway for network {network}")
+
     def remove_network(self, name: str) -> None:
         """Remove a network; no error when it is gone."""
         try:

@@ -5,10 +5,9 @@ left running, whatever the end; see `runtime.local.guard` for the end of this ve
 """
 
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,22 @@ from runtime.local import leftovers
 from runtime.local.containers import ContainerSpec, Docker, ImageFacts, Mount
 from runtime.local.docker_options import DockerOptions
 from runtime.local.engine import Host, HostLog
-from runtime.local.environment import arn_of, threads_per_rank
+from runtime.local.environment import arn_of, job_environ, threads_per_rank
 from runtime.local.guard import Guard
-from runtime.local.request import JobSpec
-from runtime.local.tree import checkpoint_directory, inside_tree, keys_of, open_to_all, share_of, write_tree
+from runtime.local.request import JobSpec, TrainingJobSpec
+from runtime.local.s3.client import S3Grant
+from runtime.local.s3.forward import Forwarder, is_loopback
+from runtime.local.tree import (
+    COPIED,
+    checkpoint_directory,
+    copy_channel,
+    homes,
+    inside_tree,
+    keys_of,
+    open_to_all,
+    share_of,
+    write_tree,
+)
 from runtime.planning.hardware import probe
 
 log = Log("local")
@@ -34,8 +45,6 @@ CODE = f"{DEFAULT_BASE}/input/source/sourcedir.tar.gz"
 """Where a host finds the packed code that the service would fetch from S3."""
 SHARDS = f"{DEFAULT_BASE}/input/shards"
 """Where the whole channel lies of which ``ShardedByS3Key`` gives a host some links."""
-COPIED = ("code", "sm_drivers")
-"""Channels of SDK v3 that its scripts write into: small, copied, and never the user's own files."""
 END_S = 60.0
 """For a container to end after SIGKILL: a bound for an engine that hangs."""
 
@@ -140,6 +149,8 @@ class DockerEngine:
         self._made: list[str] = []
         """Containers that are not removed yet."""
         self._gpus: dict[str, tuple[str, ...]] = {}
+        self._forwarder: Forwarder | None = None
+        self._granted: Mapping[str, str] = {}
 
     @property
     def docker(self) -> Docker:
@@ -167,6 +178,15 @@ class DockerEngine:
         self.docker.create_network(network, self._labels, internal=spec.network_isolation)
         self._network = network
 
+    def grant(self, grant: S3Grant) -> None:
+        """Let hosts use S3; an endpoint on this machine's loopback is forwarded to their network, and to no other."""
+        endpoint = grant.endpoint
+        if endpoint and is_loopback(endpoint):
+            self._forwarder = Forwarder(*self.docker.gateway(self._network), endpoint)
+            endpoint = self._forwarder.url
+            log.info(f"S3 at {grant.endpoint} is on this machine's loopback: the hosts find it at {endpoint}")
+        self._granted = grant.variables(endpoint)
+
     def submit(self, archive: Path) -> str:
         """Hosts get the archive as a file of their own."""
         self._code = archive
@@ -188,9 +208,9 @@ class DockerEngine:
 
     def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree, with a place for every mount, so that nothing of it is made by root."""
-        write_tree(spec, host, base, self.interface)
+        write_tree(spec, host, base, self.interface, arn_of(spec, self._run))
         for mount in self._data_mounts(spec, host, base):
-            inside = base / Path(mount.target).relative_to(DEFAULT_BASE)
+            inside = inside_tree(base, mount.target)
             if mount.source.is_dir():
                 inside.mkdir(parents=True, exist_ok=True)
             else:
@@ -204,7 +224,7 @@ class DockerEngine:
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(shards / key)
             elif channel.name in COPIED:
-                _copy(channel.source, inside_tree(base, channel.target))
+                copy_channel(channel.source, inside_tree(base, channel.target))
         open_to_all(base)
 
     def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
@@ -243,6 +263,9 @@ class DockerEngine:
 
     def close(self) -> None:
         """Remove the network, and dismiss the guard."""
+        if self._forwarder is not None:
+            self._forwarder.close()
+            self._forwarder = None
         if self._docker is None:
             return
         try:
@@ -257,10 +280,9 @@ class DockerEngine:
     # --- parts ----------------------------------------------------------------------------------------------
 
     def _container(self, spec: JobSpec, host: str, base: Path) -> ContainerSpec:
-        if spec.container_entrypoint or spec.container_arguments:
-            entrypoint, command = spec.container_entrypoint or None, spec.container_arguments
-        else:
-            entrypoint, command = None, ("train",)
+        entrypoint, command = spec.container_entrypoint or None, spec.container_arguments or None
+        if entrypoint is None and command is None and isinstance(spec, TrainingJobSpec):
+            command = ("train",)
         return ContainerSpec(
             name=f"slipway-{spec.name}-{host}-{self._run}-{self._attempt}",
             image=self._image.id,
@@ -285,7 +307,7 @@ class DockerEngine:
 
     def _mounts(self, spec: JobSpec, host: str, base: Path) -> tuple[Mount, ...]:
         return (
-            *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("input", "model", "output")),
+            *(Mount(inside_tree(base, home), home) for home in homes(spec)),
             *self._checkpoint_mounts(spec, base),
             *self._data_mounts(spec, host, base),
         )
@@ -319,8 +341,9 @@ class DockerEngine:
         if len(spec.hosts) > 1 and "OMP_NUM_THREADS" not in self._image.environ:
             # Each host believes that the whole machine is its own.
             values["OMP_NUM_THREADS"] = str(threads_per_rank(spec, probe(env.process_environ()).cpus))
+        values |= self._granted
         values |= dict(spec.environment)
-        values |= {"TRAINING_JOB_NAME": spec.name, "TRAINING_JOB_ARN": arn_of(spec, self._run)}
+        values |= job_environ(spec, self._run)
         return values
 
     def _share_gpus(self, spec: JobSpec) -> dict[str, tuple[str, ...]]:
@@ -391,11 +414,3 @@ def _write(sink: int, piece: bytes) -> None:
     view = memoryview(piece)
     while view:
         view = view[os.write(sink, view) :]
-
-
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    else:
-        target.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, target / source.name)

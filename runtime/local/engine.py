@@ -12,6 +12,7 @@ from typing import Protocol
 
 from runtime.contract.paths import Paths
 from runtime.local.request import JobSpec
+from runtime.local.s3.client import S3Grant
 
 
 class HostLog:
@@ -100,6 +101,14 @@ class Engine(Protocol):
 
         Raises:
             UserError: something is missing on this machine, such as the image.
+        """
+        ...
+
+    def grant(self, grant: S3Grant) -> None:
+        """Let all hosts use S3 as this process does; called after `open`.
+
+        Raises:
+            UserError: hosts cannot reach its endpoint.
         """
         ...
 

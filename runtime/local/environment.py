@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runtime.base.env import Environ
-from runtime.local.request import JobSpec
+from runtime.local.request import JobSpec, ProcessingJobSpec
 
 INHERITED = (
     "PATH",
@@ -61,8 +61,7 @@ def container_environ(
         values["PYTHONPATH"] = os.pathsep.join(part for part in (ours, values.get("PYTHONPATH", "")) if part)
     values |= {
         "SAGEMAKER_BASE_DIR": str(base),
-        "TRAINING_JOB_NAME": spec.name,
-        "TRAINING_JOB_ARN": arn_of(spec, run),
+        **job_environ(spec, run),
         "SLIPWAY_HOST_ADDRESSES": ",".join(f"{host}={address}" for host, address in addresses.items()),
     }
     return values
@@ -70,7 +69,15 @@ def container_environ(
 
 def arn_of(spec: JobSpec, run: str) -> str:
     """Return the job's ARN; `run` tells runs of one name apart, and is the same for all attempts of a run."""
-    return f"arn:aws:sagemaker:local:000000000000:training-job/{spec.name}/{run}"
+    kind = "processing-job" if isinstance(spec, ProcessingJobSpec) else "training-job"
+    return f"arn:aws:sagemaker:local:000000000000:{kind}/{spec.name}/{run}"
+
+
+def job_environ(spec: JobSpec, run: str) -> dict[str, str]:
+    """Return the variables that name the job; a processing job has its name in a file alone."""
+    if isinstance(spec, ProcessingJobSpec):
+        return {}
+    return {"TRAINING_JOB_NAME": spec.name, "TRAINING_JOB_ARN": arn_of(spec, run)}
 
 
 def threads_per_rank(spec: JobSpec, cpus: int) -> int:

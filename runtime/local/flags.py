@@ -1,7 +1,6 @@
 """The flags of ``slipway run``: they build the same request that a REQUEST.json holds, or change one."""
 
 import argparse
-import copy
 import json
 import re
 import time
@@ -12,9 +11,11 @@ from typing import Any, cast
 
 from runtime.base.env import Environ
 from runtime.base.errors import UserError, did_you_mean
+from runtime.local.changes import absolute, pair, section, variable
 from runtime.local.docker_options import DockerOptions
 from runtime.local.interruption import Interruption, parse_interruption
-from runtime.local.request import NAME_PATTERN
+from runtime.local.processing_flags import apply_to_processing
+from runtime.local.request import NAME_PATTERN, is_processing
 from runtime.planning.program import workloads
 
 RUNS = Path("slipway-runs")
@@ -52,7 +53,12 @@ class RunOptions:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add = parser.add_argument
-    add("request", nargs="?", metavar="REQUEST.json", help="a CreateTrainingJob request, as boto3 sends it")
+    add(
+        "request",
+        nargs="?",
+        metavar="REQUEST.json",
+        help="a CreateTrainingJob or CreateProcessingJob request, as boto3 sends it",
+    )
     add("--image", help="image to run; engine process runs this machine's Python instead and says so")
     add(
         "--engine",
@@ -161,8 +167,9 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
     code, hyperparameters = _program(flags)
     request: dict[str, Any] = {"CheckpointConfig": {}} if flags.request is None else _load(Path(flags.request))
     _apply(request, flags, hyperparameters, environ)
-    output = _absolute(flags.output) if flags.output else None
-    request.setdefault("TrainingJobName", _job_name(output, flags.entrypoint))
+    output = absolute(flags.output) if flags.output else None
+    name = "ProcessingJobName" if is_processing(request) else "TrainingJobName"
+    request.setdefault(name, _job_name(output, flags.entrypoint))
     interruptions = tuple(parse_interruption(text, flags.interrupt_signal) for text in flags.interrupt_after)
     docker = DockerOptions(flags.shm_size, flags.memory)
     return request, RunOptions(output, interruptions, flags.json, code, flags.sample, flags.engine, docker)
@@ -188,11 +195,11 @@ def _program(flags: argparse.Namespace) -> tuple[Path | None, dict[str, str]]:
             raise UserError("--source-dir without --entrypoint", fix="add --entrypoint FILE.py, a path inside it")
         return None, {}
     if flags.source_dir:
-        root = _absolute(flags.source_dir)
+        root = absolute(flags.source_dir)
         if not (root / name).is_file():
             raise UserError(f"--entrypoint {name} is not in --source-dir {root}", fix="name a file inside it")
         return root, {"sagemaker_program": name}
-    path = _absolute(name)
+    path = absolute(name)
     if name not in workloads() and path.is_file():
         return path, {"sagemaker_program": path.name}
     if name.endswith((".py", ".sh")) or "/" in name:
@@ -207,19 +214,22 @@ def _program(flags: argparse.Namespace) -> tuple[Path | None, dict[str, str]]:
 
 def _apply(request: dict[str, Any], flags: argparse.Namespace, program: Mapping[str, str], environ: Environ) -> None:
     """Write the flags into the request; it keeps its own words where no flag speaks."""
-    _apply_hyperparameters(_section(request, "HyperParameters"), flags, program)
+    if is_processing(request):
+        apply_to_processing(request, flags, environ)
+        return
+    _apply_hyperparameters(section(request, "HyperParameters"), flags, program)
     if flags.env:
-        _section(request, "Environment").update(dict(_variable(text, environ) for text in flags.env))
+        section(request, "Environment").update(dict(variable(text, environ) for text in flags.env))
     if flags.image:
-        _section(request, "AlgorithmSpecification")["TrainingImage"] = flags.image
+        section(request, "AlgorithmSpecification")["TrainingImage"] = flags.image
     if flags.hosts is not None or flags.group:
-        _apply_hosts(_section(request, "ResourceConfig"), flags)
+        _apply_hosts(section(request, "ResourceConfig"), flags)
     if flags.network_isolation:
         request["EnableNetworkIsolation"] = True
     if flags.max_run is not None:
-        _section(request, "StoppingCondition")["MaxRuntimeInSeconds"] = flags.max_run
+        section(request, "StoppingCondition")["MaxRuntimeInSeconds"] = flags.max_run
     if flags.checkpoints:
-        _section(request, "CheckpointConfig")["S3Uri"] = str(_absolute(flags.checkpoints))
+        section(request, "CheckpointConfig")["S3Uri"] = str(absolute(flags.checkpoints))
     if flags.output:
         # Where the request would upload to is moot, and may be an s3:// that we could not use.
         request.pop("OutputDataConfig", None)
@@ -237,7 +247,7 @@ def _apply_hyperparameters(
     for flag, name in SETTING_FLAGS.items():
         if getattr(flags, flag) is not None:
             hyperparameters[name] = str(getattr(flags, flag))
-    hyperparameters.update(dict(_pair(text, "--hp") for text in flags.hp))
+    hyperparameters.update(dict(pair(text, "--hp") for text in flags.hp))
 
 
 def _apply_hosts(resources: dict[str, Any], flags: argparse.Namespace) -> None:
@@ -249,7 +259,7 @@ def _apply_hosts(resources: dict[str, Any], flags: argparse.Namespace) -> None:
         return
     groups: list[dict[str, Any]] = []
     for text in flags.group:
-        name, count = _pair(text, "--group", "NAME=HOSTS")
+        name, count = pair(text, "--group", "NAME=HOSTS")
         if not count.isdigit() or int(count) < 1:
             raise UserError(f"--group {text}: {count!r} hosts", allowed="it is an integer of at least 1")
         groups.append({"InstanceGroupName": name, "InstanceType": "local", "InstanceCount": int(count)})
@@ -258,35 +268,8 @@ def _apply_hosts(resources: dict[str, Any], flags: argparse.Namespace) -> None:
     resources["InstanceGroups"] = groups
 
 
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
-
-
-def _section(request: dict[str, Any], key: str) -> dict[str, Any]:
-    value = copy.copy(request.get(key, {}))
-    if not isinstance(value, dict):
-        raise UserError(f"{key} is {value!r} ({type(value).__name__})", allowed="it is an object")
-    request[key] = value
-    return cast(dict[str, Any], value)
-
-
-def _pair(text: str, flag: str, form: str = "KEY=VALUE") -> tuple[str, str]:
-    name, found, value = text.partition("=")
-    if not found or not name:
-        raise UserError(f"{flag} {text}", allowed=f"it is {flag} {form}")
-    return name, value
-
-
-def _variable(text: str, environ: Environ) -> tuple[str, str]:
-    if "=" in text:
-        return _pair(text, "--env")
-    if text not in environ:
-        raise UserError(f"--env {text}: it is not set here", fix=f"set it, or write --env {text}=VALUE")
-    return text, environ[text]
-
-
 def _put_channel(request: dict[str, Any], text: str) -> None:
-    name, rest = _pair(text, "--channel", "NAME=PATH")
+    name, rest = pair(text, "--channel", "NAME=PATH")
     path, *options = rest.split(",")
     keys = {"mode": "InputMode", "distribution": "S3DataDistributionType"}
     given: dict[str, str] = {}
@@ -305,7 +288,7 @@ def _put_channel(request: dict[str, Any], text: str) -> None:
     entry["DataSource"] = {
         "S3DataSource": {
             "S3DataType": "S3Prefix",
-            "S3Uri": path if other else str(_absolute(path.removeprefix("file://"))),
+            "S3Uri": path if other else str(absolute(path.removeprefix("file://"))),
             "S3DataDistributionType": given.get("S3DataDistributionType")
             or before.get("S3DataDistributionType", "FullyReplicated"),
         }

@@ -70,6 +70,14 @@ def pack_source(source: Path, archive: Path, leave_out: Iterable[Path]) -> None:
         add(source, "")
 
 
+def put(source: Path, target: Path) -> None:
+    """Copy one file, so that a reader of the target never meets half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(target)
+
+
 def collect_profiler(paths: Paths, target: Path) -> None:
     """Move what was measured on one host out of its tree, with the metrics of its ranks."""
     if Path(paths.profiler).is_dir():

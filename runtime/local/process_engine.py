@@ -6,6 +6,7 @@ running, whatever the end.
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ from typing import cast
 
 from runtime.base import env
 from runtime.base.errors import PlatformError, UserError
-from runtime.contract.paths import Paths
+from runtime.contract.paths import DEFAULT_BASE, Paths
 from runtime.local.engine import Host, HostLog
-from runtime.local.environment import container_environ
+from runtime.local.environment import arn_of, container_environ
 from runtime.local.network import free_ports, loopback_addresses
 from runtime.local.processes import (
     PR_SET_CHILD_SUBREAPER,
@@ -29,7 +30,8 @@ from runtime.local.processes import (
     end_orphans,
     kill_all,
 )
-from runtime.local.request import JobSpec
+from runtime.local.request import JobSpec, ProcessingJobSpec
+from runtime.local.s3.client import S3Grant
 from runtime.local.tree import link_channels, write_tree
 from runtime.planning.hardware import probe
 
@@ -82,6 +84,7 @@ class ProcessEngine:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._before: set[int] = set()
         """Children that this process had already."""
+        self._granted: Mapping[str, str] = {}
 
     def open(self, spec: JobSpec, directory: Path) -> None:
         """See that this machine can do it."""
@@ -89,6 +92,10 @@ class ProcessEngine:
             raise UserError(
                 f"This machine runs {sys.platform}", allowed="engine process needs Linux: /proc, 127.0.0.0/8"
             )
+
+    def grant(self, grant: S3Grant) -> None:
+        """Let hosts use S3; they reach whatever this process reaches."""
+        self._granted = grant.variables(grant.endpoint)
 
     def submit(self, archive: Path) -> str:
         """Hosts see this machine's files."""
@@ -108,13 +115,14 @@ class ProcessEngine:
 
     def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree; channels are links to the user's data."""
-        write_tree(spec, host, base, self.interface)
+        write_tree(spec, host, base, self.interface, arn_of(spec, self._run_id))
         link_channels(spec, host, base)
 
     def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostProcess:
         """Start a launcher."""
         here = env.process_environ()
         environ = container_environ(spec, base, self._addresses, self._ports, here, probe(here).cpus, self._run_id)
+        environ = {**self._granted, **environ}  # what the job brings itself wins
         libc = ctypes.CDLL(None)
         parent = os.getpid()
 
@@ -127,8 +135,7 @@ class ProcessEngine:
 
         try:
             process = subprocess.Popen(
-                # -P: the working directory must not offer modules, as it does not to `train` on PATH.
-                [sys.executable, "-P", "-m", "runtime.launch.launcher"],
+                _command(spec, base),
                 cwd=base,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -166,3 +173,22 @@ class ProcessEngine:
     def close(self) -> None:
         """Be nobody's parent, also when an attempt could not be prepared."""
         adopt_orphans(on=False)
+
+
+def _command(spec: JobSpec, base: Path) -> list[str]:
+    """Return the first process of a host: `train`, or `process` with the words of the request."""
+    # -P: the working directory must not offer modules, as it does not to commands on PATH.
+    python = [sys.executable, "-P", "-m"]
+    if not isinstance(spec, ProcessingJobSpec):
+        return [*python, "runtime.launch.launcher"]
+    words = moved((*spec.container_entrypoint, *spec.container_arguments), base)
+    return [*python, "runtime.processing", *(words[1:] if words[:1] == ["process"] else words)]
+
+
+def moved(words: Sequence[str], base: Path) -> list[str]:
+    """Put a host's tree in the place of ``/opt/ml`` wherever a command line names that.
+
+    >>> moved(["python3", "/opt/ml/processing/input/code/a.py", "--to=/opt/ml", "/opt/mlx"], Path("/t"))
+    ['python3', '/t/processing/input/code/a.py', '--to=/t', '/opt/mlx']
+    """
+    return [re.sub(rf"(?<![\w./-]){DEFAULT_BASE}(?=[/\s:;,'\"]|$)", lambda _: str(base), word) for word in words]

@@ -13,8 +13,8 @@ from runtime.base.errors import UserError
 
 FORMAT = 1
 Status = Literal["InProgress", "Completed", "Failed", "Stopped"]
-PHASES = ("preparing", "starting", "training", "interrupted", "uploading")
-BILLED = ("preparing", "starting", "training", "uploading")
+PHASES = ("preparing", "downloading", "starting", "training", "interrupted", "uploading")
+BILLED = ("preparing", "downloading", "starting", "training", "uploading")
 """The service bills from the download of the data to the end of the upload, and no wait for spot instances."""
 
 
@@ -74,8 +74,11 @@ class JobRecord:
     """The content of job.json; field names are its keys."""
 
     name: str
+    kind: Literal["training", "processing"] = "training"
     status: Status = "InProgress"
     failure_reason: str | None = None
+    exit_message: str | None = None
+    """What a processing job left in ``/opt/ml/output/message``."""
     exit_code: int = 0
     """Of the first host that did not end with 0; 0 when all did."""
     attempts: list[AttemptRecord] = field(default_factory=list[AttemptRecord])
@@ -88,6 +91,8 @@ class JobRecord:
     """Last value of each; in the file null where it is no finite number."""
     projection: dict[str, Any] | None = None
     """See `runtime.local.projection.Projection`; only for a run with ``--sample``."""
+    without_effect: dict[str, str] = field(default_factory=dict[str, str])
+    """Path of every key of the request that does nothing on one machine, to the reason."""
     paths: dict[str, str | None] = field(default_factory=dict[str, str | None])
     """Absolute; None: the job made none."""
 

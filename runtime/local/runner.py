@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -22,7 +22,6 @@ from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
 from runtime.local.process_engine import ProcessEngine
-from runtime.local.projection import project
 from runtime.local.record import (
     AttemptRecord,
     HostRecord,
@@ -31,7 +30,8 @@ from runtime.local.record import (
     PhaseClock,
     read_record,
 )
-from runtime.local.request import TrainingJobSpec
+from runtime.local.request import JobSpec, ProcessingJobSpec, TrainingJobSpec
+from runtime.local.results import results_of
 from runtime.local.store import CheckpointStore, Snapshot
 from runtime.local.tree import checkpoint_directory
 
@@ -41,7 +41,7 @@ LONGEST_BASE = 80
 """Characters of a host's root: a socket that a program makes below it must stay within the kernel's 107."""
 Show = Callable[[str, str], None]
 """Takes a host's name and a line of its log."""
-RESULTS = ("job.json", "model.tar.gz", "output.tar.gz", "report.html", "logs", "profiler")
+RESULTS = ("job.json", "model.tar.gz", "output.tar.gz", "outputs", "report.html", "logs", "profiler")
 """What a run writes, and what a rerun sets aside; checkpoints are the store's own matter."""
 
 
@@ -55,11 +55,12 @@ class _Work:
         return self.directory / f"attempt-{attempt}" / host
 
 
-def output_directory(spec: TrainingJobSpec, options: RunOptions) -> Path:
+def output_directory(spec: JobSpec, options: RunOptions) -> Path:
     """Decide where everything goes."""
     if options.output is not None:
         return options.output
-    return (spec.output if spec.output is not None else RUNS.absolute()) / spec.name
+    home = spec.output if isinstance(spec, TrainingJobSpec) else None
+    return (home if isinstance(home, Path) else RUNS.absolute()) / spec.name
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Runner:
 
     def __init__(
         self,
-        spec: TrainingJobSpec,
+        spec: JobSpec,
         options: RunOptions,
         claim: Claim,
         engine: Engine,
@@ -169,7 +170,9 @@ class Runner:
         self._directory = directory = claim.directory
         self._show = show
         self._spec = spec
-        self.record = JobRecord(spec.name)
+        self._results = results_of(spec, options)
+        kind = "processing" if isinstance(spec, ProcessingJobSpec) else "training"
+        self.record = JobRecord(spec.name, kind, without_effect=dict(spec.without_effect))
         self._clock = PhaseClock(self.record.phases)
         in_output = directory / ".work"
         longest = len(str(in_output / "attempt-99" / spec.hosts[-1]))
@@ -183,6 +186,7 @@ class Runner:
     def run(self) -> JobRecord:
         """Run the job to its end; every error becomes a failed job, and nothing is left running."""
         record = self.record
+        _tell_without_effect(record.without_effect)
         record.enter("Starting", "Preparing the hosts")
         record.paths["work"] = str(self._work.directory)
         record.write(self._directory / "job.json")
@@ -198,12 +202,13 @@ class Runner:
                 self._stage_code()
                 end = self._attempts(logs, stop)
                 self._clock.enter("uploading")
-                self._judge(end)
-                self._upload()
+                self._results.judge(record, end)
+                self._results.upload(record, self._directory, end)
         except (OSError, PlatformError, UserError) as error:
             record.status, record.exit_code = "Failed", record.exit_code or 1
             record.failure_reason = one_line(f"local platform: {error}")
         finally:
+            self._results.close()
             self._engine.close()
             for host_log in logs.values():
                 host_log.close()
@@ -272,6 +277,7 @@ class Runner:
             if self._spec.checkpoint is not None:
                 self._restored[host] = self._store.restore(checkpoint_directory(self._spec, base))
             logs[host].mark(f"{self._spec.name} attempt {number} on {host}")
+        self._results.begin(bases)
         started = time.time()
         self._clock.enter("starting")
         if number > 1:
@@ -333,42 +339,6 @@ class Runner:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def _judge(self, end: AttemptEnd) -> None:
-        """Decide what the job came to, as the service does: from exit codes, and who asked for the end."""
-        record = self.record
-        codes = [(host.name, host.paths, host.exit_code or 0) for host in end.hosts]
-        record.exit_code = next((code for _, _, code in codes if code), 0)
-        if end.end == "max_run":
-            record.status = "Stopped"
-            record.failure_reason = f"MaxRuntimeExceeded: the job ran longer than {self._spec.max_run_s:g} s"
-        elif end.end == "stopped":
-            record.status = "Stopped"
-        elif record.exit_code:
-            record.status = "Failed"
-            record.failure_reason = outputs.failure_reason(codes)
-        elif any(Path(host.paths.stopped).exists() for host in end.hosts):
-            record.status = "Stopped"  # somebody else sent a host SIGTERM: it ended well, but the job is not complete
-        else:
-            record.status = "Completed"
-
-    def _upload(self) -> None:
-        record, directory = self.record, self._directory
-        assert self._last is not None  # noqa: S101 - there is no job without an attempt
-        record.enter("Uploading", "Packing model and output")
-        trees = [host.paths for host in self._last.hosts]
-        archives = {"output": (directory / "output.tar.gz", [Path(paths.output_data) for paths in trees])}
-        if record.status != "Failed":
-            archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
-        for name, (archive, sources) in archives.items() if self._options.archives else ():
-            record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
-        record.metrics |= outputs.scan_metrics(
-            self._spec.metric_definitions, sorted((directory / "logs").glob("*.log"))
-        )
-        summary = outputs.read_record(trees[0], "summary.json")
-        if self._options.sample is not None and summary is not None and len(record.attempts) == 1:
-            projection = project(summary, self._last.hosts[0].seconds)
-            record.projection = asdict(projection) if projection is not None else None
-
     def _conclude(self) -> None:
         record, directory = self.record, self._directory
         final = record.status
@@ -386,6 +356,7 @@ class Runner:
             "job": str(directory / "job.json"),
             "model": record.paths.get("model"),
             "output": record.paths.get("output"),
+            "outputs": record.paths.get("outputs"),
             "logs": str(directory / "logs"),
             "profiler": str(profiler) if profiler.is_dir() else None,
             "checkpoints": str(checkpoints) if self._spec.checkpoint is not None else None,
@@ -401,6 +372,14 @@ class Runner:
         self._clock.enter("uploading")
         record.bill()
         record.write(directory / "job.json")
+
+
+def _tell_without_effect(keys: Mapping[str, str]) -> None:
+    for path, reason in keys.items():
+        if path.endswith("EnableInterContainerTrafficEncryption"):
+            log.warning(f"{path} has no effect: {reason}")
+    if keys:
+        log.info(f"without effect on one machine: {', '.join(keys)} (reasons in job.json)")
 
 
 def _all_completed(end: AttemptEnd) -> bool:
@@ -426,9 +405,7 @@ def _report(directory: Path) -> str | None:
     return str(path)
 
 
-def run_job(
-    spec: TrainingJobSpec, options: RunOptions, engine: Engine | None = None, show: Show | None = None
-) -> JobRecord:
+def run_job(spec: JobSpec, options: RunOptions, engine: Engine | None = None, show: Show | None = None) -> JobRecord:
     """Run a job on this machine.
 
     Args:

@@ -5,13 +5,17 @@ Channel data is linked or mounted, not copied: a run on real data starts at once
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from runtime.contract.paths import DEFAULT_BASE, Paths
-from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
+from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec, describe_processing
+
+COPIED = ("code", "entrypoint", "sm_drivers")
+"""Inputs of the SDKs that their scripts write into: small, copied, and never the user's own files."""
 
 
-def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo") -> None:
+def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo", arn: str = "") -> None:
     """Make the tree, all but the data of the channels.
 
     Args:
@@ -19,9 +23,13 @@ def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo") -> N
         host: whose tree this is, one of ``spec.hosts``.
         base: root that stands for ``/opt/ml``; made here, must not exist yet.
         interface: ``network_interface_name``; processes of one machine meet on the loopback interface.
+        arn: of the job.
     """
     paths = Paths(str(base))
     base.mkdir(parents=True)
+    if isinstance(spec, ProcessingJobSpec):
+        _write_processing_tree(spec, host, base, arn)
+        return
     for directory in (
         Path(paths.config),
         Path(paths.data),
@@ -44,16 +52,50 @@ def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo") -> N
         (Path(paths.config) / name).write_text(json.dumps(content), encoding="utf-8")
 
 
+def _write_processing_tree(spec: ProcessingJobSpec, host: str, base: Path, arn: str) -> None:
+    """Write what a processing job finds; its resourceconfig.json is short. Source: the developer guide."""
+    config = base / "config"
+    config.mkdir()
+    (base / "output").mkdir()
+    (base / "processing").mkdir()
+    for output in spec.outputs:
+        if output.local_path:
+            inside_tree(base, output.local_path).mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("processingjobconfig.json", describe_processing(spec, arn)),
+        ("resourceconfig.json", {"current_host": host, "hosts": sorted(spec.hosts)}),
+    ):
+        (config / name).write_text(json.dumps(content), encoding="utf-8")
+
+
+def homes(spec: JobSpec) -> tuple[str, ...]:
+    """Name the directories of a container that are a host's own, each the root of a part of its tree.
+
+    Returns:
+        Absolute paths; see `inside_tree` for where they lie.
+    """
+    if isinstance(spec, ProcessingJobSpec):
+        fixed = [f"{DEFAULT_BASE}/{name}" for name in ("config", "processing", "output")]
+        others = [output.local_path for output in spec.outputs if output.local_path]
+        return (*fixed, *(path for path in others if not any(path.startswith(f"{home}/") for home in fixed)))
+    return tuple(f"{DEFAULT_BASE}/{name}" for name in ("input", "model", "output"))
+
+
 def link_channels(spec: JobSpec, host: str, base: Path) -> None:
     """Put links to the data of all channels into a host's tree."""
     for channel in spec.channels_of(host):
+        if isinstance(spec, ProcessingJobSpec) and channel.name in COPIED:
+            copy_channel(channel.source, inside_tree(base, channel.target))
+            continue
         hosts = spec.sharers(channel)
         link_channel(channel, inside_tree(base, channel.target), hosts.index(host), len(hosts))
 
 
 def inside_tree(base: Path, path: str) -> Path:
-    """Return where a path below ``/opt/ml`` lies in a host's tree."""
-    return base / Path(path).relative_to(DEFAULT_BASE)
+    """Return where a path of a container lies in a host's tree; what is not below ``/opt/ml`` is put apart."""
+    if Path(path).is_relative_to(DEFAULT_BASE):
+        return base / Path(path).relative_to(DEFAULT_BASE)
+    return base / "elsewhere" / path.lstrip("/")
 
 
 def checkpoint_directory(spec: JobSpec, base: Path) -> Path:
@@ -129,6 +171,7 @@ def share_of(keys: list[str], host_index: int, num_hosts: int) -> list[str]:
 
 def link_channel(channel: ChannelSpec, target: Path, host_index: int, num_hosts: int) -> None:
     """Put a channel's data, or this host's share of it, where the job finds it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     if channel.source.is_file():
         target.mkdir()
         if channel.distribution == "FullyReplicated" or host_index == 0:
@@ -142,3 +185,12 @@ def link_channel(channel: ChannelSpec, target: Path, host_index: int, num_hosts:
         link = target / key
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(channel.source / key)
+
+
+def copy_channel(source: Path, target: Path) -> None:
+    """Copy a file or a directory to where the job finds it, and may write to it."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target / source.name)

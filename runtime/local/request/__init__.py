@@ -1,13 +1,16 @@
 """Requests in the shape that boto3 sends, read into frozen values: training and processing jobs."""
 
 from runtime.local.request.node import local_path
-from runtime.local.request.parse import parse_request
+from runtime.local.request.parse import is_processing, parse_request
+from runtime.local.request.processing import describe_processing
 from runtime.local.request.spec import (
     ChannelSpec,
     CheckpointSpec,
     GroupSpec,
     JobSpec,
     MetricDefinition,
+    OutputSpec,
+    ProcessingJobSpec,
     TrainingJobSpec,
 )
 from runtime.local.request.training import MOST_HOSTS, NAME_PATTERN
@@ -20,7 +23,11 @@ __all__ = [
     "GroupSpec",
     "JobSpec",
     "MetricDefinition",
+    "OutputSpec",
+    "ProcessingJobSpec",
     "TrainingJobSpec",
+    "describe_processing",
+    "is_processing",
     "local_path",
     "parse_request",
 ]

@@ -1,11 +1,13 @@
 """The inputs of a training job: ``InputDataConfig``. Pure but for one look whether the data is there."""
 
 import re
+from pathlib import Path
 
 from runtime.base.errors import UserError
 from runtime.contract.job import DISTRIBUTIONS, INPUT_MODES
 from runtime.local.request.node import Node, local_path
-from runtime.local.request.spec import ChannelSpec
+from runtime.local.request.spec import NOWHERE, ChannelSpec
+from runtime.local.s3 import S3Uri, is_s3, parse_s3_uri
 
 CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9.\-_]{1,64}")
 
@@ -39,22 +41,13 @@ def _channel(node: Node, default_mode: str) -> ChannelSpec:
     shared = "FileSystemDataSource" in source.value
     if shared:
         system = source.child("FileSystemDataSource")
-        uri, where, distribution = system.text("DirectoryPath"), system.at("DirectoryPath"), "FullyReplicated"
-        groups = ()
+        distribution, groups = "FullyReplicated", ()
+        path, remote = _there(system.text("DirectoryPath"), system.at("DirectoryPath"), name), None
     else:
         s3 = source.child("S3DataSource")
         groups = s3.texts("InstanceGroupNames")
-        uri, where = s3.text("S3Uri"), s3.at("S3Uri")
         distribution = s3.text("S3DataDistributionType", "FullyReplicated", DISTRIBUTIONS)
-        kind = s3.text("S3DataType", "S3Prefix", ("S3Prefix", "ManifestFile", "AugmentedManifestFile", "Converse"))
-        if kind != "S3Prefix":
-            raise UserError(
-                f"{s3.at('S3DataType')} is {kind!r}",
-                allowed="this version's local platform takes S3Prefix only",
-            )
-    path = local_path(uri, where, fix=f"copy it here and pass --channel {name}=DIRECTORY")
-    if not path.exists():
-        raise UserError(f"{where} is {uri!r}, and {path} is not there", fix=f"pass --channel {name}=DIRECTORY")
+        path, remote = source_of(s3, name, ("S3Prefix", "ManifestFile", "AugmentedManifestFile", "Converse"))
     return ChannelSpec(
         name=name,
         source=path,
@@ -65,4 +58,38 @@ def _channel(node: Node, default_mode: str) -> ChannelSpec:
         record_wrapper=node.text("RecordWrapperType", "None", ("None", "RecordIO")),
         shared_file_system=shared,
         groups=groups,
+        remote=remote,
     )
+
+
+def source_of(s3: Node, name: str, kinds: tuple[str, ...]) -> tuple[Path, S3Uri | None]:
+    """Find the data of an ``S3DataSource`` or an ``S3Input``.
+
+    Args:
+        s3: the object with ``S3Uri`` and ``S3DataType``.
+        name: of the channel.
+        kinds: what the API takes as ``S3DataType``.
+
+    Returns:
+        `ChannelSpec.source` and `ChannelSpec.remote`.
+
+    Raises:
+        UserError: it is not there, or of a kind that this version cannot do.
+    """
+    kind = s3.text("S3DataType", "S3Prefix", kinds)
+    if kind != "S3Prefix":
+        raise UserError(
+            f"{s3.at('S3DataType')} is {kind!r}",
+            allowed="this version's local platform takes S3Prefix only",
+        )
+    uri, where = s3.text("S3Uri"), s3.at("S3Uri")
+    if is_s3(uri):
+        return NOWHERE, parse_s3_uri(uri, where)
+    return _there(uri, where, name), None
+
+
+def _there(uri: str, where: str, name: str) -> Path:
+    path = local_path(uri, where, fix=f"copy it here and pass --channel {name}=DIRECTORY")
+    if not path.exists():
+        raise UserError(f"{where} is {uri!r}, and {path} is not there", fix=f"pass --channel {name}=DIRECTORY")
+    return path

@@ -167,7 +167,7 @@ def _look(value: object, path: str, kind: str, keys: Keys, found: dict[str, str]
                 allowed=did_you_mean(key, known),
                 fix="correct it, or leave it out for the local run",
             )
-        if key in WITHOUT_EFFECT:
+        if key in WITHOUT_EFFECT and inner not in (None, False, "", [], {}):
             found[at] = WITHOUT_EFFECT[key]
         if key in keys:
             _look(inner, at, key, keys, found)

@@ -1,11 +1,23 @@
 """Tells which of the two requests it is."""
 
-from runtime.base.errors import UserError
-from runtime.local.request.spec import TrainingJobSpec
+from typing import cast
+
+from runtime.local.request.processing import parse_processing
+from runtime.local.request.spec import ProcessingJobSpec, TrainingJobSpec
 from runtime.local.request.training import parse_training
 
 
-def parse_request(request: object, engine: str = "process") -> tuple[TrainingJobSpec, list[str]]:
+def is_processing(request: object) -> bool:
+    """Tell a CreateProcessingJob request from a CreateTrainingJob request."""
+    if not isinstance(request, dict):
+        return False
+    keys = set(cast("dict[str, object]", request))
+    return (
+        bool(keys & {"ProcessingJobName", "AppSpecification", "ProcessingResources"}) and "TrainingJobName" not in keys
+    )
+
+
+def parse_request(request: object, engine: str = "process") -> tuple[TrainingJobSpec | ProcessingJobSpec, list[str]]:
     """Read a request.
 
     Args:
@@ -18,6 +30,6 @@ def parse_request(request: object, engine: str = "process") -> tuple[TrainingJob
     Raises:
         UserError: a key is unknown, missing or has the wrong shape, or asks for what this version cannot do.
     """
-    if isinstance(request, dict) and "ProcessingJobName" in request:
-        raise UserError("The request is a CreateProcessingJob", allowed="this version runs training jobs only")
+    if is_processing(request):
+        return parse_processing(request, engine), []
     return parse_training(request, engine), []

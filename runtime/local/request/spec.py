@@ -6,6 +6,10 @@ from pathlib import Path
 
 from runtime.contract.job import DEFAULT_GROUP
 from runtime.contract.paths import DEFAULT_BASE
+from runtime.local.s3.uri import S3Uri
+
+NOWHERE = Path("/nonexistent")
+"""Source of a channel in S3 that is not here yet."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class ChannelSpec:
 
     name: str
     source: Path
-    """Absolute path of a directory, or of one file."""
+    """Absolute path of a directory, or of one file; `NOWHERE` before `remote` is here."""
     input_mode: str = "File"
     """One of `runtime.contract.job.INPUT_MODES`."""
     distribution: str = "FullyReplicated"
@@ -29,6 +33,8 @@ class ChannelSpec:
     """Instance groups whose hosts get it; empty: all."""
     local_path: str = ""
     """Where a processing job has it; empty: ``/opt/ml/input/data/<name>``, as training jobs have all."""
+    remote: S3Uri | None = None
+    """Where it lies in S3; None: on this machine."""
 
     @property
     def target(self) -> str:
@@ -59,7 +65,7 @@ class MetricDefinition:
 class CheckpointSpec:
     """``CheckpointConfig``."""
 
-    store: Path | None
+    store: Path | S3Uri | None
     """Where checkpoints outlive the containers; None: ``checkpoints`` in the output directory."""
     local_path: str = "/opt/ml/checkpoints"
 
@@ -120,5 +126,27 @@ class TrainingJobSpec(JobSpec):
     max_wait_s: float | None = None
     """``MaxWaitTimeInSeconds`` of a spot job; read, nothing waits here."""
     spot: bool = False
-    output: Path | None = None
-    """Directory of ``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
+    output: Path | S3Uri | None = None
+    """``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One entry of ``ProcessingOutputConfig.Outputs``."""
+
+    name: str
+    local_path: str
+    """Absolute path of a directory in a container; empty: the job brings its results away itself."""
+    target: Path | S3Uri | None = None
+    """Where the files of all hosts go; None when `local_path` is empty."""
+    continuous: bool = False
+    """``S3UploadMode`` Continuous: files are taken while the job runs, and also when it fails."""
+
+
+@dataclass(frozen=True)
+class ProcessingJobSpec(JobSpec):
+    """A processing job; its inputs are `channels` that lie where the request says."""
+
+    outputs: tuple[OutputSpec, ...] = ()
+    request: Mapping[str, object] = field(default_factory=dict[str, object])
+    """As it was sent: the containers get it as processingjobconfig.json."""

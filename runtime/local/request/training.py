@@ -13,6 +13,7 @@ from runtime.local.request.channels import read_channels
 from runtime.local.request.keys import TRAINING_KEYS, check_keys
 from runtime.local.request.node import Node, local_path
 from runtime.local.request.spec import CheckpointSpec, GroupSpec, JobSpec, MetricDefinition, TrainingJobSpec
+from runtime.local.s3 import S3Uri, is_s3, parse_s3_uri
 
 NAME_PATTERN = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 """Of jobs and instance groups. Source: CreateTrainingJob API."""
@@ -104,8 +105,8 @@ def _groups(resources: Node) -> tuple[GroupSpec, ...]:
             fix="drop one",
         )
     if not groups:
-        count = resources.whole("InstanceCount", 1)
-        groups = (GroupSpec(DEFAULT_GROUP, resources.text("InstanceType", "local"), count),)
+        instance_type, count = read_instances(resources)
+        groups = (GroupSpec(DEFAULT_GROUP, instance_type, count),)
     names = [group.name for group in groups]
     for name in names:
         if not NAME_PATTERN.fullmatch(name) or names.count(name) > 1:
@@ -113,10 +114,26 @@ def _groups(resources: Node) -> tuple[GroupSpec, ...]:
                 f"{resources.at('InstanceGroups')} has a group {name!r}",
                 allowed="each has a name of its own, of letters, digits and '-'",
             )
-    total = sum(group.count for group in groups)
-    if total > MOST_HOSTS:
-        raise UserError(f"The request asks for {total} hosts", allowed=f"this machine can play at most {MOST_HOSTS}")
+    _playable(sum(group.count for group in groups))
     return groups
+
+
+def read_instances(resources: Node) -> tuple[str, int]:
+    """Read type and number of the instances; of several preferences the first is always to be had.
+
+    Raises:
+        UserError: there are more than this machine can play.
+    """
+    preferred = resources.children("InstancePreferences")
+    node = preferred[0] if preferred else resources
+    count = node.whole("InstanceCount", resources.whole("InstanceCount", 1))
+    _playable(count)
+    return node.text("InstanceType", "local"), count
+
+
+def _playable(count: int) -> None:
+    if count > MOST_HOSTS:
+        raise UserError(f"The request asks for {count} hosts", allowed=f"this machine can play at most {MOST_HOSTS}")
 
 
 def _metrics(algorithm: Node) -> tuple[MetricDefinition, ...]:
@@ -139,7 +156,7 @@ def _checkpoint(root: Node, engine: str) -> CheckpointSpec | None:
         return None
     node = root.child("CheckpointConfig")
     uri = node.text("S3Uri", "")
-    store = local_path(uri, node.at("S3Uri"), fix="pass --checkpoints DIRECTORY") if uri else None
+    store = place(uri, node.at("S3Uri"), fix="pass --checkpoints DIRECTORY") if uri else None
     local = node.text("LocalPath", "/opt/ml/checkpoints")
     if engine == "process" and not local.startswith("/opt/ml/"):
         # On the service it is a directory of the container; a process would write to this machine's own.
@@ -153,9 +170,23 @@ def _checkpoint(root: Node, engine: str) -> CheckpointSpec | None:
     return CheckpointSpec(store, local)
 
 
-def _output(node: Node) -> Path | None:
+def _output(node: Node) -> Path | S3Uri | None:
     uri = node.text("S3OutputPath", "")
-    return local_path(uri, node.at("S3OutputPath"), fix="pass --output DIRECTORY") if uri else None
+    return place(uri, node.at("S3OutputPath"), fix="pass --output DIRECTORY") if uri else None
+
+
+def place(uri: str, where: str, fix: str) -> Path | S3Uri:
+    """Read the address of something that the job writes: in S3, or on this machine.
+
+    Args:
+        uri: ``s3://``, ``file://`` or a path.
+        where: path of the key in the request, for the error.
+        fix: what to do when it is none of them.
+
+    Raises:
+        UserError: it is none.
+    """
+    return parse_s3_uri(uri, where) if is_s3(uri) else local_path(uri, where, fix=fix)
 
 
 def refuse_what_is_missing(spec: JobSpec, engine: str) -> None:
@@ -174,7 +205,8 @@ def refuse_what_is_missing(spec: JobSpec, engine: str) -> None:
     only_docker: list[str] = []
     if spec.network_isolation and not docker:
         only_docker.append("network isolation (EnableNetworkIsolation, --network-isolation)")
-    if (spec.container_entrypoint or spec.container_arguments) and not docker:
+    command = isinstance(spec, TrainingJobSpec) and (spec.container_entrypoint or spec.container_arguments)
+    if command and not docker:
         only_docker.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
     if nowhere:
         raise UserError(

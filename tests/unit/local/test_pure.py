@@ -180,8 +180,8 @@ class TestRecord:
 
     def test_the_keys_are_the_promised_ones(self):
         assert list(JobRecord("job").as_json()) == [
-            *("format", "name", "status", "failure_reason", "exit_code", "attempts", "transitions", "phases"),
-            *("billable_seconds", "metrics", "projection", "paths"),
+            *("format", "name", "kind", "status", "failure_reason", "exit_message", "exit_code", "attempts"),
+            *("transitions", "phases", "billable_seconds", "metrics", "projection", "without_effect", "paths"),
         ]
 
     @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"format": 2, "name": "x"}'])

@@ -134,7 +134,7 @@ def test_what_means_nothing_here_is_recorded_with_its_reason(tmp_path: Path):
             },
             "has a group 'a'",
         ),
-        ({"ProcessingJobName": "p"}, "CreateProcessingJob"),
+        ({"ProcessingJobName": "p"}, "unknown key ProcessingJobName"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], expected: str):
