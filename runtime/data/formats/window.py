@@ -55,6 +55,7 @@ class Window:
         self.view = memoryview(self.buffer)
         self._base = offset
         self._stream = stream
+        self._below: Readable | None = None
         self._readinto = getattr(stream, "readinto", None)
         self._capacity = capacity
         self._over = False
@@ -74,8 +75,10 @@ class Window:
         except OSError as error:
             raise PlatformError(f"{path} cannot be opened: {error.strerror}") from error
         if head == b"\x1f\x8b\x08":
-            unpacked = gzip.GzipFile(fileobj=io.BufferedReader(raw, MIB))
-            return cls(unpacked, str(path), capacity=capacity)
+            packed = io.BufferedReader(raw, MIB)
+            window = cls(gzip.GzipFile(fileobj=packed), str(path), capacity=capacity)
+            window._below = packed
+            return window
         return cls(raw, str(path), size=found.st_size if regular else None, capacity=capacity)
 
     @classmethod
@@ -87,9 +90,10 @@ class Window:
 
     def close(self) -> None:
         """Close the stream."""
-        close = getattr(self._stream, "close", None)
-        if close is not None:
-            close()
+        for stream in (self._stream, self._below):  # a GzipFile leaves open what it was given
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
 
     def __enter__(self) -> Self:
         """Use as a context manager: it closes the stream."""

@@ -1,0 +1,145 @@
+"""Parquet through pyarrow (extra `parquet`): rows as samples, a row group in memory at a time."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runtime.base.errors import PlatformError, UserError
+from runtime.data.formats.errors import FormatError, malformed
+from runtime.data.formats.samples import Sample
+from runtime.data.formats.window import MOST_BYTES
+
+ROWS_PER_GROUP = 4096
+
+
+def _pyarrow() -> Any:  # noqa: ANN401 - a module without types
+    try:
+        importlib.import_module("pyarrow.parquet")
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        raise UserError(
+            "Parquet files need pyarrow, which is not installed", fix="pip install 'slipway[parquet]'"
+        ) from error
+
+
+class ParquetFile:
+    """One opened file."""
+
+    def __init__(self, path: Path, columns: tuple[str, ...] = ()) -> None:
+        """Read the file's footer.
+
+        Args:
+            path: of the file.
+            columns: to be read; none: all.
+
+        Raises:
+            FormatError: no Parquet, or a row group that does not fit into memory by its own words.
+            UserError: pyarrow is missing, or a column is.
+        """
+        arrow = _pyarrow()
+        self.path = path
+        self._columns = list(columns) or None
+        try:
+            self._file = arrow.parquet.ParquetFile(path)
+            meta = self._file.metadata
+            groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        missing = [name for name in columns if name not in self._file.schema_arrow.names]
+        if missing:
+            raise UserError(f"{path} has no column {missing[0]!r}", allowed=f"columns: {self._file.schema_arrow.names}")
+        self._starts = [0]
+        for number, group in enumerate(groups):
+            if group.total_byte_size > MOST_BYTES or group.num_rows < 0:
+                raise malformed(str(path), 0, f"row group {number} claims {group.total_byte_size} bytes")
+            self._starts.append(self._starts[-1] + group.num_rows)
+        self._held: tuple[int, list[Sample]] = (-1, [])
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one row; the row group it lies in is kept."""
+        import bisect
+
+        group = bisect.bisect_right(self._starts, index) - 1
+        if self._held[0] != group:
+            self._held = (group, list(self._group(group)))
+        return self._held[1][index - self._starts[group]]
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield all rows."""
+        for group in range(len(self._starts) - 1):
+            yield from self._group(group)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _group(self, number: int) -> Iterator[Sample]:
+        arrow = _pyarrow()
+        expected, seen = self._starts[number + 1] - self._starts[number], 0
+        try:
+            for batch in self._file.iter_batches(1024, row_groups=[number], columns=self._columns):
+                rows = batch.to_pylist()
+                seen += len(rows)
+                yield from rows
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise self._damaged(error) from error
+        if seen != expected:
+            raise malformed(str(self.path), 0, f"row group {number} has {seen} rows and claims {expected}")
+
+    def _damaged(self, error: Exception) -> FormatError | PlatformError:
+        if isinstance(error, OSError) and error.errno is not None:
+            return PlatformError(f"{self.path} cannot be read: {error.strerror}")
+        return malformed(
+            str(self.path), 0, f"no readable Parquet: {str(error).splitlines()[0] if str(error) else error!r}"
+        )
+
+
+class ParquetWriter:
+    """Writes samples as rows, in row groups of `ROWS_PER_GROUP`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Write nothing yet; the first rows fix the columns and their types."""
+        self._stream = stream
+        self._rows: list[dict[str, Any]] = []
+        self._writer: Any = None
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        """Write one row.
+
+        Raises:
+            ValueError: other columns or types than the first rows had.
+        """
+        self._rows.append(
+            {name: value.tolist() if hasattr(value, "tolist") else value for name, value in sample.items()}
+        )
+        if len(self._rows) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the last row group and the footer."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        arrow = _pyarrow()
+        try:
+            schema = self._writer.schema if self._writer is not None else None
+            names = set(self._rows[0]) if schema is None else set(schema.names)
+            strange = next((row for row in self._rows if set(row) != names), None)
+            if strange is not None:
+                raise ValueError(f"a row has the columns {sorted(strange)}, the first one had {sorted(names)}")
+            table = arrow.Table.from_pylist(self._rows, schema=schema)
+            if self._writer is None:
+                self._writer = arrow.parquet.ParquetWriter(self._stream, table.schema, compression="zstd")
+            self._writer.write_table(table)
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+            raise ValueError(f"rows of different types: {error}") from error
+        self._rows = []

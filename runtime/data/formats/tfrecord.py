@@ -1,0 +1,133 @@
+"""TFRecord: records with a masked CRC-32C of the length and of the data; both are always checked.
+
+u64 length, u32 masked CRC of these 8 bytes, data, u32 masked CRC of the data, all little-endian. The mask is
+``((crc >> 15) | (crc << 17)) + 0xa282ead8`` modulo 2^32. Source: tensorflow/core/lib/io/record_writer.h.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import BinaryIO
+
+from runtime.base.errors import UserError
+from runtime.data.formats.errors import malformed
+from runtime.data.formats.window import MOST_BYTES, Window
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+@cache
+def crc32c() -> Callable[[bytes], int]:
+    """Return the checksum function.
+
+    google-crc32c, because it has wheels for every Python and architecture of ours, no dependency, and the licence of
+    this project (`crc32c` is LGPL); 20 GB/s and more. Its pure Python form is too slow to read data with.
+
+    Raises:
+        UserError: it is not installed, or not in its native form.
+    """
+    try:
+        import google_crc32c
+    except ImportError as error:
+        raise UserError(
+            "TFRecord files need the checksum library google-crc32c, which is not installed",
+            fix="pip install 'slipway[data]'",
+        ) from error
+    if google_crc32c.implementation == "python":
+        raise UserError(
+            "google-crc32c is installed without its native part: its checksums would take longer than the training",
+            fix="install a wheel of google-crc32c for this platform",
+        )
+    return google_crc32c.value
+
+
+def mask(crc: int) -> int:
+    """Mask a checksum as TFRecord does."""
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def looks_like_tfrecord(head: bytes) -> bool:
+    """Tell whether a file begins with a length and its checksum; False where checksums cannot be had."""
+    if len(head) < _HEADER.size:
+        return False
+    try:
+        crc = crc32c()(head[:8])
+    except UserError:
+        return False
+    return mask(crc) == _HEADER.unpack_from(head)[1]
+
+
+def read_records(window: Window) -> Iterator[bytes]:
+    """Yield the data of all records.
+
+    Raises:
+        FormatError: a checksum that does not fit, a truncated record.
+    """
+    checksum, unpack, crc_at = crc32c(), _HEADER.unpack_from, _CRC.unpack_from
+    while True:
+        buffer, view, at, end = window.buffer, window.view, window.begin, window.end
+        while end - at >= 16:
+            length, head_crc = unpack(buffer, at)
+            stop = at + 12 + length
+            if stop + 4 > end:
+                break
+            head = checksum(bytes(view[at : at + 8]))
+            if (head >> 15 | (head & 0x7FFF) << 17) + 0xA282EAD8 & 0xFFFFFFFF != head_crc:
+                break
+            data = bytes(view[at + 12 : stop])
+            crc = checksum(data)
+            if (crc >> 15 | (crc & 0x7FFF) << 17) + 0xA282EAD8 & 0xFFFFFFFF != crc_at(buffer, stop)[0]:
+                break
+            at = window.begin = stop + 4
+            yield data
+        if not window.want(12):
+            return
+        yield _read_slowly(window)
+
+
+def record_spans(window: Window) -> Iterator[tuple[int, int]]:
+    """Yield (offset, bytes) of every record; checks the lengths, and leaves the data to whoever reads it."""
+    while window.want(12):
+        begin = window.offset
+        length = _read_length(window)
+        window.skip(length + 4, "a record")
+        yield begin, length + 16
+
+
+def _read_length(window: Window) -> int:
+    window.expect(12, "the header of a record")
+    length, crc = _HEADER.unpack_from(window.buffer, window.begin)
+    if mask(crc32c()(bytes(window.view[window.begin : window.begin + 8]))) != crc:
+        raise malformed(window.name, window.offset, "no TFRecord record: the checksum of its length is wrong")
+    if length > MOST_BYTES:
+        raise malformed(window.name, window.offset, f"a record claims {length} bytes, more than {MOST_BYTES}")
+    window.begin += 12
+    return length
+
+
+def _read_slowly(window: Window) -> bytes:
+    begin = window.offset
+    length = _read_length(window)
+    window.expect(length + 4, "a record")
+    data = bytes(window.view[window.begin : window.begin + length])
+    (crc,) = _CRC.unpack_from(window.buffer, window.begin + length)
+    if mask(crc32c()(data)) != crc:
+        raise malformed(window.name, begin, f"the data of a record ({length} bytes) do not fit their checksum")
+    window.begin += length + 4
+    return data
+
+
+class TFRecordWriter:
+    """Writes records."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Write nothing yet."""
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        """Write one record."""
+        length = struct.pack("<Q", len(data))
+        checksum = crc32c()
+        crcs = _CRC.pack(mask(checksum(length))), _CRC.pack(mask(checksum(data)))
+        self._stream.write(b"".join((length, crcs[0], data, crcs[1])))
