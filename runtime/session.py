@@ -441,7 +441,7 @@ class _DataHooks:
         hosts = told[:: self._run.place.local_world_size]
         digest = hashlib.sha256(" ".join(extent.digest for extent in hosts).encode()).hexdigest()
         samples = sum(extent.samples for extent in hosts)
-        return mine._replace(digest=digest, samples=samples, batches=max(extent.batches for extent in hosts))
+        return mine._replace(digest=digest, samples=samples, largest=max(extent.largest for extent in hosts))
 
 
 def _open_progress(path: Path, local_rank: int) -> mmap.mmap | None:

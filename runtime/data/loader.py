@@ -12,23 +12,38 @@ import torch.utils.data
 
 from runtime.base.errors import UserError
 from runtime.base.log import Log
-from runtime.data.order import BatchSlice, Division, Order, global_order, num_batches, slice_batch
-from runtime.data.sources import Array, BadSample, Source
+from runtime.data.order import (
+    ORDER_FORMAT,
+    BatchSlice,
+    Chosen,
+    Division,
+    Mixed,
+    Order,
+    global_order,
+    num_batches,
+    order_key,
+    slice_batches,
+)
+from runtime.data.sources import BadSample, Source
 
 if TYPE_CHECKING:
     from runtime.profile.phases import Phase
 
 log = Log("data")
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+"""Format 1 counted batches of one size, in an order that no released version used."""
 OnBad = Literal["raise", "skip"]
-Transform = Callable[[Array], Any]
+Transform = Callable[[Any], Any]
 AUTO_WORKERS_MOST = 8
 """More loader workers per rank than this rarely decode faster than one GPU trains; set `workers` to go beyond."""
 
 
-class Batch(tuple[torch.Tensor, torch.Tensor]):
-    """``(x, y)``; unpack it. ``padding`` and ``skipped`` say what is no sample of its own."""
+class Batch(tuple[Any, Any]):
+    """``(x, y)``; unpack it: tensors, or lists of what is no number, such as captions.
+
+    ``padding`` and ``skipped`` say what is no sample of its own.
+    """
 
     padding: int = 0
     """How many of the last samples are repeats, to be kept out of counts and metrics."""
@@ -45,8 +60,8 @@ class DataState(NamedTuple):
     """Where we are: the same on every rank, a few hundred bytes."""
 
     epoch: int
-    batch: int
-    """Next batch of the epoch."""
+    consumed: int
+    """Samples of this epoch that were given out, over all ranks that share them; past the end when the epoch is."""
 
 
 class Extent(NamedTuple):
@@ -54,8 +69,15 @@ class Extent(NamedTuple):
 
     digest: str
     samples: int
-    batches: int
-    """Per epoch."""
+    largest: int
+    """Samples of the group of ranks that has most: its batches are everybody's."""
+
+
+class Mix(NamedTuple):
+    """Several channels as one, mixed by weight."""
+
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
 
 
 class Data:
@@ -75,6 +97,7 @@ class Data:
         device: torch.device,
         sample: int,
         hooks: "Hooks",
+        mix: Mix | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -91,14 +114,15 @@ class Data:
             device: where batches go.
             sample: use only this many samples, spread evenly; 0: all.
             hooks: what the Run wants to know of our progress.
+            mix: the parts of `source`, if it is several channels.
         """
         self.name = name
         self.classes = source.classes
         self.num_samples_in_channel = len(source)
-        total = len(source)
-        # Spread evenly, so that a sample of label folders has every label.
-        self._chosen = np.arange(total) if not 0 < sample < total else np.arange(sample) * total // sample
+        self.num_samples = sample if 0 < sample < len(source) else len(source)
+        """Samples in use: all of the channel, or ``slipway_sample`` of them."""
         self._source = source
+        self._mix = mix
         self._division = division
         self._seed = seed
         self._shuffle = shuffle
@@ -110,11 +134,6 @@ class Data:
         self._state = DataState(0, 0)
         self.skipped = 0
         self._agreed: Extent | None = None
-
-    @property
-    def num_samples(self) -> int:
-        """Samples in use: all of the channel, or ``slipway_sample`` of them."""
-        return len(self._chosen)
 
     @property
     def global_batch(self) -> int:
@@ -133,8 +152,13 @@ class Data:
 
     @property
     def position(self) -> int:
-        """Batches of this epoch that have been given out."""
-        return self._state.batch
+        """Batches of this epoch that have been given out; `len` of them are an epoch.
+
+        After a resume with another global batch: as many of today's size as bring the rest to its end.
+        """
+        largest = (self._agreed or self._mine()).largest
+        left = num_batches(largest - self._state.consumed, self._division)
+        return num_batches(largest, self._division) - left
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -145,34 +169,27 @@ class Data:
 
     def __len__(self) -> int:
         """Batches per epoch, equal on every rank."""
-        return self.agree().batches
+        return num_batches(self.agree().largest, self._division)
 
     def agree(self) -> Extent:
         """Return how much data the job has, agreed by all ranks the first time; then every rank must ask."""
         if self._agreed is None:
-            mine = Extent(self._source.digest, self.num_samples, num_batches(self.num_samples, self._division))
-            self._agreed = self._hooks.agree(self.name, mine)
+            self._agreed = self._hooks.agree(self.name, self._mine())
         return self._agreed
+
+    def _mine(self) -> Extent:
+        return Extent(self._source.digest, self.num_samples, self.num_samples)
 
     def __iter__(self) -> Iterator[Batch]:
         """Give out the rest of this epoch."""
-        total = len(self)
-        if total == 0:
+        if len(self) == 0:
             raise UserError(
                 f"Channel {self.name!r} gives no batch: {self.num_samples} samples, global batch "
                 f"{self.global_batch}, last='drop'",
                 fix="use a smaller batch_size, or last='short'",
             )
-        order = self._chosen[
-            global_order(
-                self.num_samples,
-                digest=self._source.digest,
-                seed=self._seed,
-                epoch=self._state.epoch,
-                shuffle=self._shuffle,
-            )
-        ]
-        batches = iter(self._loader(_Slices(order, range(self._state.batch, total), self._division)))
+        left = num_batches(self.agree().largest - self._state.consumed, self._division)
+        batches = iter(self._loader(_Slices(self._order(), self._state.consumed, left, self._division)))
         self._hooks.before_first_batch()
         try:
             while not self._hooks.at_end():
@@ -183,12 +200,13 @@ class Data:
                 if isinstance(batch, UserError):
                     raise batch
                 batch = self._to_device(batch)
-                self._state = DataState(self._state.epoch, self._state.batch + 1)
+                left -= 1
+                self._state = self._state._replace(consumed=self._state.consumed + self._division.global_batch)
                 self._hooks.enter("compute")
                 yield batch
         finally:
             self._hooks.enter("other")
-        if self._state.batch >= total:
+        if left == 0:
             self.next_epoch()
 
     def next_epoch(self) -> None:
@@ -200,27 +218,35 @@ class Data:
         extent = self.agree()
         return {
             "format": STATE_FORMAT,
+            "order": ORDER_FORMAT,
             "digest": extent.digest,
-            "samples": extent.samples,
+            "num_samples": extent.samples,
             "seed": self._seed,
             "shuffle": self._shuffle,
-            "global_batch": self.global_batch,
+            "mix": list(self._mix.weights) if self._mix else None,
+            "shards": self._division.shards,
             "epoch": self._state.epoch,
-            "batch": self._state.batch,
+            "consumed": self._state.consumed,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go to where a checkpoint was.
+        """Go to where a checkpoint was: with the same samples and seed, in any world, with any batch size and workers.
 
         Raises:
-            UserError: the data, the seed or the global batch are others than in the checkpoint.
+            UserError: the data, the seed or the number of hosts that divide the files are others than then.
         """
         state = state_dict
-        if state["format"] > STATE_FORMAT:
-            raise UserError(f"The data position has format {state['format']}; this runtime reads up to {STATE_FORMAT}")
+        if state["format"] != STATE_FORMAT or state.get("order") != ORDER_FORMAT:
+            known = f"this runtime reads format {STATE_FORMAT} of order {ORDER_FORMAT}"
+            raise UserError(f"The data position has format {state['format']} of order {state.get('order')}; {known}")
         here = self.state_dict()
-        words = {"digest": "files", "samples": "number of samples", "global_batch": "global batch"}
-        for key in ("digest", "samples", "seed", "shuffle", "global_batch"):
+        words = {
+            "digest": "files",
+            "num_samples": "number of samples",
+            "mix": "mix of channels",
+            "shards": "number of hosts that share its files (ShardedByS3Key)",
+        }
+        for key in ("digest", "num_samples", "seed", "shuffle", "mix", "shards"):
             if state[key] != here[key]:
                 raise UserError(
                     f"Channel {self.name!r} has another {words.get(key, key)} than the checkpoint: {here[key]!r}, "
@@ -228,7 +254,17 @@ class Data:
                     allowed="a position means something only in the same order of samples",
                     fix="run with the old value, or begin anew with slipway_resume=off",
                 )
-        self._state = DataState(state["epoch"], state["batch"])
+        self._state = DataState(state["epoch"], state["consumed"])
+
+    def _order(self) -> Order:
+        epoch = self._state.epoch
+        if self._mix is not None:
+            key = order_key(digest=self._source.digest, seed=self._seed, epoch=epoch)
+            return Mixed(self._mix.sizes, self._mix.weights, length=self.num_samples, key=key, shuffle=self._shuffle)
+        order = global_order(
+            self.num_samples, digest=self._source.digest, seed=self._seed, epoch=epoch, shuffle=self._shuffle
+        )
+        return order if self.num_samples == len(self._source) else Chosen(order, len(self._source))
 
     def _reader(self) -> "_Reader":
         return _Reader(self._source, self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}")
@@ -248,7 +284,15 @@ class Data:
         if batch.skipped:
             self.skipped += batch.skipped
             log.warning(f"channel {self.name!r}: {self.skipped} unreadable samples skipped so far")
-        moved = Batch(cast(Any, (part.to(self._device, non_blocking=True) for part in batch)))
+        moved = Batch(
+            cast(
+                Any,
+                (
+                    part.to(self._device, non_blocking=True) if isinstance(part, torch.Tensor) else part
+                    for part in batch
+                ),
+            )
+        )
         moved.padding, moved.skipped = batch.padding, batch.skipped
         return moved
 
@@ -276,16 +320,17 @@ class Hooks(Protocol):
 class _Slices:
     """The slices of an epoch, cut when they are wanted: an epoch may have millions."""
 
-    def __init__(self, order: Order, numbers: range, division: Division) -> None:
+    def __init__(self, order: Order, begin: int, count: int, division: Division) -> None:
         self._order = order
-        self._numbers = numbers
+        self._begin = begin
+        self._count = count
         self._division = division
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return self._count
 
     def __iter__(self) -> Iterator[BatchSlice]:
-        return (slice_batch(self._order, number, self._division) for number in self._numbers)
+        return slice_batches(self._order, self._begin, self._count, self._division)
 
 
 class _Reader:
@@ -305,8 +350,8 @@ class _Reader:
 
     def load(self, part: BatchSlice) -> Batch:
         """Read, transform and stack one slice."""
-        xs: list[torch.Tensor] = []
-        ys: list[torch.Tensor] = []
+        xs: list[Any] = []
+        ys: list[Any] = []
         skipped = padding = 0
         real = len(part.indices) - part.padding
         for position, index in enumerate(part.indices):
@@ -321,16 +366,17 @@ class _Reader:
                 skipped += position < real  # a repeat that is missing is no lost sample
                 continue
             padding += position >= real
-            xs.append(self._apply(x, index))
-            ys.append(torch.as_tensor(y))
+            x, y = self._apply(x, y, index)
+            xs.append(x)
+            ys.append(y)
         if not xs:
             raise UserError(
                 f"None of the {len(part.indices)} samples of a batch can be read", fix="look at the channel's files"
             )
         try:
-            batch = Batch(cast(Any, (torch.stack(xs), torch.stack(ys))))
+            batch = Batch(cast(Any, (_stack(xs), _stack(ys))))
         except RuntimeError as error:
-            shapes = sorted({tuple(x.shape) for x in xs})
+            shapes = sorted({tuple(x.shape) for x in xs if isinstance(x, torch.Tensor)})
             raise UserError(
                 f"Samples of different shapes cannot be stacked: {shapes[:4]}",
                 fix="pass transform= to run.data, which brings them to one shape",
@@ -338,14 +384,25 @@ class _Reader:
         batch.padding, batch.skipped = padding, skipped
         return batch
 
-    def _apply(self, x: Array, index: int) -> torch.Tensor:
-        if self._transform is None:
-            if self._source.images:
-                pixels = torch.from_numpy(x.astype(np.float32) / np.float32(np.iinfo(x.dtype).max))
-                return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-            return torch.from_numpy(np.array(x))  # a copy: a mapped array is read-only
-        with _own_randomness(f"{self._key}/{index}"):
-            return torch.as_tensor(self._transform(x))
+    def _apply(self, x: Any, y: Any, index: int) -> tuple[Any, Any]:  # noqa: ANN401 - whatever the source and the user make
+        if self._transform is not None:
+            with _own_randomness(f"{self._key}/{index}"):
+                made = self._transform(x)
+            if isinstance(made, tuple):  # the transform of a whole record makes both
+                return cast(tuple[Any, Any], made)
+            return torch.as_tensor(made), y
+        if not isinstance(x, np.ndarray):
+            return x, y
+        if self._source.images:
+            pixels = torch.from_numpy(x.astype(np.float32) / np.float32(np.iinfo(x.dtype).max))
+            return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1), y
+        return torch.from_numpy(np.array(x)), y  # a copy: a mapped array is read-only
+
+
+def _stack(values: list[Any]) -> Any:  # noqa: ANN401 - a tensor, or a list of what is none
+    if isinstance(values[0], str | bytes | dict | list):
+        return values
+    return torch.stack([torch.as_tensor(value) for value in values])
 
 
 def _as_it_is(batch: object) -> object:

@@ -1,6 +1,7 @@
 """`run.data` in one process: shapes, epochs, positions, bad samples, randomness of transforms."""
 
 import itertools
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -133,7 +134,6 @@ def test_an_epoch_that_was_left_goes_on_where_it_was() -> None:
         ({"source": Numbers(10, digest="e")}, "another files than the checkpoint"),
         ({"seed": 1}, "another seed than the checkpoint: 1, was 0"),
         ({"shuffle": False}, "another shuffle than the checkpoint"),
-        ({"batch_size": 5}, "another global batch than the checkpoint: 5, was 4"),
     ],
 )
 def test_a_position_in_other_data_is_refused(other: dict[str, Any], words: str) -> None:
@@ -144,13 +144,43 @@ def test_a_position_in_other_data_is_refused(other: dict[str, Any], words: str) 
 
 def test_a_position_fits_another_world_of_the_same_global_batch() -> None:
     other = data(batch_size=2, ranks=2, rank=1)
-    other.load_state_dict(data().state_dict() | {"batch": 2})
+    other.load_state_dict(data().state_dict() | {"consumed": 8})
     assert other.position == 2
+    assert len(other) - other.position == 1
+
+
+def test_a_position_fits_another_global_batch() -> None:
+    begun = data(size=23)
+    given = [next(batches)[1].tolist() for batches in [iter(begun)] for _ in range(3)]
+    other = data(size=23, batch_size=5)
+    other.load_state_dict(begun.state_dict())
+    assert (len(other), other.position) == (5, 2)
+    rest = labels(other)
+    assert [len(batch) for batch in rest] == [5, 5, 1]
+    assert sorted(flat(given) + flat(rest)) == list(range(23))
+    assert other.epoch == 1
+
+
+def test_a_position_at_the_end_of_an_epoch_goes_on_with_the_next() -> None:
+    one = data()
+    batches = iter(one)
+    for _ in range(3):
+        next(batches)
+    state = one.state_dict()
+    other = data(batch_size=3)
+    other.load_state_dict(state)
+    assert labels(other) == []
+    assert other.epoch == 1
+    assert len(flat(labels(other))) == 10
+
+
+def test_the_state_is_a_few_hundred_bytes() -> None:
+    assert len(json.dumps(data().state_dict())) < 300
 
 
 def test_a_newer_position_is_refused_by_its_number() -> None:
-    with pytest.raises(UserError, match="format 2; this runtime reads up to 1"):
-        data().load_state_dict(data().state_dict() | {"format": 2})
+    with pytest.raises(UserError, match="format 3 of order 2; this runtime reads format 2 of order 2"):
+        data().load_state_dict(data().state_dict() | {"format": 3})
 
 
 @pytest.mark.parametrize("sample", [1, 3, 9])
