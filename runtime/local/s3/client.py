@@ -42,6 +42,16 @@ class S3Grant:
     def __repr__(self) -> str:
         return f"S3Grant(endpoint={self.endpoint!r})"
 
+    def variables(self, endpoint: str) -> dict[str, str]:
+        """Return the variables of a container.
+
+        Args:
+            endpoint: address under which it finds `endpoint`.
+        """
+        if not endpoint:
+            return self.environ
+        return {**self.environ, "AWS_ENDPOINT_URL_S3": endpoint, "S3_ENDPOINT_URL": endpoint}
+
 
 class _BrokenOffError(Exception):
     """A connection ended in the middle of an object."""

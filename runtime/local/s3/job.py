@@ -1,0 +1,152 @@
+"""What one job has in S3: inputs are brought here, hosts are let in, results are brought there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from runtime.base.env import Environ
+from runtime.base.errors import UserError
+from runtime.base.log import Log
+from runtime.local.record import JobRecord
+from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
+from runtime.local.s3.cache import S3Cache, cache_directory
+from runtime.local.s3.client import S3Client, S3Grant
+from runtime.local.s3.uri import S3Uri, is_s3
+
+log = Log("local")
+
+Spec = TypeVar("Spec", bound=JobSpec)
+SUBMIT = "sagemaker_submit_directory"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
+KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+
+class JobS3:
+    """S3 for one job; nothing of it is imported or asked for a job that names none."""
+
+    def __init__(self, environ: Environ) -> None:
+        """Remember where settings come from; nothing is connected.
+
+        Args:
+            environ: of this process.
+        """
+        self._environ = environ
+        self._client: S3Client | None = None
+
+    @property
+    def client(self) -> S3Client:
+        """The connection; made on first use.
+
+        Raises:
+            UserError: boto3 is not installed, or its settings are wrong.
+        """
+        if self._client is None:
+            self._client = S3Client(self._environ)
+        return self._client
+
+    def prepare(self, spec: JobSpec) -> None:
+        """See that what the job will need can be had, before anything is started.
+
+        Args:
+            spec: the job.
+
+        Raises:
+            UserError: a bucket is not there; code in S3 under network isolation.
+        """
+        code = submitted(spec)
+        if code and spec.network_isolation:
+            # A container fetches its code itself, and an isolated one reaches nothing.
+            raise UserError(
+                f"{SUBMIT} is {code!r}, which an isolated container cannot fetch",
+                fix="pass the archive as the channel 'code', as the SDK does with enable_network_isolation",
+            )
+        checkpoints = spec.checkpoint.store if spec.checkpoint is not None else None
+        results = spec.output if isinstance(spec, TrainingJobSpec) else None
+        for uri in (results, checkpoints):
+            if isinstance(uri, S3Uri):
+                self.client.require_bucket(uri)
+
+    def fetch(self, spec: Spec, wanted: Callable[[ChannelSpec], bool] = lambda _: True) -> Spec:
+        """Bring the inputs here.
+
+        Args:
+            spec: the job.
+            wanted: False for a channel that somebody else reads from S3 while the job runs.
+
+        Returns:
+            The job with channels of this machine.
+
+        Raises:
+            UserError: nothing matches a prefix, no access, no space.
+            PlatformError: S3 does not answer.
+        """
+        remote = [channel for channel in spec.channels if channel.remote is not None and wanted(channel)]
+        if not remote:
+            return spec
+        cache = S3Cache(cache_directory(self._environ), self.client)
+        here: dict[str, ChannelSpec] = {}
+        for channel in remote:
+            assert channel.remote is not None  # noqa: S101 - as chosen above
+            here[channel.name] = replace(channel, source=cache.fetch(channel.remote, f"Channel {channel.name!r}"))
+        return replace(spec, channels=tuple(here.get(channel.name, channel) for channel in spec.channels))
+
+    def grant(self, spec: JobSpec) -> S3Grant | None:
+        """Return what lets the hosts of a job in; None for a job that needs nothing, or may have nothing.
+
+        A job that names S3 anywhere gets it, as the service gives every job its role; one that brings credentials of
+        its own keeps them.
+        """
+        named = submitted(spec) or any(channel.remote is not None for channel in spec.channels)
+        if spec.checkpoint is not None:
+            named = named or isinstance(spec.checkpoint.store, S3Uri)
+        if isinstance(spec, TrainingJobSpec):
+            named = named or isinstance(spec.output, S3Uri)
+        if not named or spec.network_isolation:
+            return None
+        grant = self.client.grant()
+        environ, endpoint = grant.environ, grant.endpoint
+        if any(name in spec.environment for name in KEYS):  # half of ours and half of its own would be neither
+            environ = {name: value for name, value in environ.items() if name not in KEYS}
+        if any(name in spec.environment for name in ENDPOINTS):
+            endpoint = ""
+        return S3Grant(environ, endpoint)
+
+    def upload_results(self, spec: JobSpec, record: JobRecord) -> None:
+        """Bring the archives of a training job to where the request wants them; `record` is told."""
+        if isinstance(spec, TrainingJobSpec) and isinstance(spec.output, S3Uri):
+            packed = ((name, record.paths.get(name)) for name in ("model", "output"))
+            archives = {f"{name}.tar.gz": Path(path) for name, path in packed if path is not None}
+            record.uploaded = self.upload(archives, spec.output.below(spec.name, "output"))
+
+    def upload(self, files: Mapping[str, Path], folder: S3Uri) -> dict[str, str]:
+        """Bring results to S3.
+
+        Args:
+            files: name below the folder to file.
+            folder: such as ``S3OutputPath``/<job name>/output.
+
+        Returns:
+            Name to address.
+
+        Raises:
+            UserError, PlatformError: S3 does not take them.
+        """
+        uploaded: dict[str, str] = {}
+        for name, path in files.items():
+            uri = folder.below(name)
+            self.client.upload(path, uri)
+            uploaded[name] = str(uri)
+            log.info(f"uploaded {uri} ({path.stat().st_size / 2**20:,.1f} MiB)")
+        return uploaded
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+
+def submitted(spec: JobSpec) -> str:
+    """Return the address of code that the container fetches from S3 itself; empty when there is none."""
+    text = spec.hyperparameters.get(SUBMIT, "").strip('"') or spec.environment.get("SAGEMAKER_SUBMIT_DIRECTORY", "")
+    return text if is_s3(text) else ""
