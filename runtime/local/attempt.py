@@ -167,6 +167,7 @@ class Attempt:
     def _signal(self) -> None:
         for host in self._running():
             host.terminate()
+                self._engine.check()
 
     def _end_survivors(self, now: float) -> None:
         """End hosts that live on although another has failed; what the service does at once."""

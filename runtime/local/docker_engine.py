@@ -5,6 +5,7 @@ left running, whatever the end; see `runtime.local.guard` for the end of this ve
 """
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,10 @@ from runtime.local.docker_options import DockerOptions
 from runtime.local.engine import Host, HostLog
 from runtime.local.environment import arn_of, job_environ, threads_per_rank
 from runtime.local.guard import Guard
-from runtime.local.request import JobSpec, TrainingJobSpec
+from runtime.local.inputs.files import Files, files_of, share_of
+from runtime.local.inputs.service import Inputs
+from runtime.local.record import InputRecord
+from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
 from runtime.local.s3.client import S3Grant
 from runtime.local.s3.forward import Forwarder, is_loopback
 from runtime.local.tree import (
@@ -32,9 +36,7 @@ from runtime.local.tree import (
     copy_channel,
     homes,
     inside_tree,
-    keys_of,
     open_to_all,
-    share_of,
     write_tree,
 )
 from runtime.planning.hardware import probe
@@ -151,6 +153,10 @@ class DockerEngine:
         self._gpus: dict[str, tuple[str, ...]] = {}
         self._forwarder: Forwarder | None = None
         self._granted: Mapping[str, str] = {}
+        self._directory = Path()
+        self._inputs = Inputs()
+        self._files: dict[str, Files | None] = {}
+        """Of every channel, as they were found for this attempt."""
 
     @property
     def docker(self) -> Docker:
@@ -166,6 +172,8 @@ class DockerEngine:
                 "The request names no image", allowed="engine docker runs AlgorithmSpecification.TrainingImage",
                 fix="add --image, such as --image slipway-pytorch:cpu",
             )  # fmt: skip
+        self._directory = directory
+        _refuse_remote_engine(spec)
         self._join(spec)
 
     def _join(self, spec: JobSpec) -> None:
@@ -205,6 +213,9 @@ class DockerEngine:
     def begin(self, spec: JobSpec) -> None:
         """Count the attempts: a container's name is used once."""
         self._attempt += 1
+        self._files.clear()
+        self._inputs = Inputs()
+        self._inputs.mount(spec, self._directory, other_users=True)
 
     def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree, with a place for every mount, so that nothing of it is made by root."""
@@ -217,15 +228,18 @@ class DockerEngine:
                 inside.parent.mkdir(parents=True, exist_ok=True)
                 inside.touch()
         for channel in spec.channels_of(host):
-            if channel.distribution == "ShardedByS3Key" and channel.source.is_dir():
-                shards, hosts = Path(SHARDS, channel.name), spec.sharers(channel)
-                for key in share_of(keys_of(channel.source), hosts.index(host), len(hosts)):
-                    link = inside_tree(base, channel.target) / key
+            if channel.streamed or channel.mounted:
+                continue
+            files = self._files_of(channel)
+            if files is not None:
+                for name, key in files.of(share_of(channel, spec.sharers(channel), host)):
+                    link = inside_tree(base, channel.target) / name
                     link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(shards / key)
+                    link.symlink_to(Path(SHARDS, channel.name, key))
             elif channel.name in COPIED:
                 copy_channel(channel.source, inside_tree(base, channel.target))
         open_to_all(base)
+        self._inputs.feed(spec, host, base)
 
     def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostContainer:
         """Begin to bring a container up; the hosts of a job come up at one time."""
@@ -260,9 +274,19 @@ class DockerEngine:
                 log.warning(f"{host.name} ran out of memory" + (f": its limit is {limit} bytes" if limit else ""))
         self._hand_back(self._trees(hosts))
         self._remove_containers()
+        self._inputs.close()
+
+    def check(self) -> None:
+        """Raise what keeps a channel from being read."""
+        self._inputs.check()
+
+    def inputs(self) -> list[InputRecord]:
+        """Return what the channels of the attempt delivered."""
+        return self._inputs.delivered
 
     def close(self) -> None:
         """Remove the network, and dismiss the guard."""
+        self._inputs.close()
         if self._forwarder is not None:
             self._forwarder.close()
             self._forwarder = None
@@ -317,6 +341,11 @@ class DockerEngine:
             return []
         return [Mount(checkpoint_directory(spec, base), spec.checkpoint.local_path)]
 
+    def _files_of(self, channel: ChannelSpec) -> Files | None:
+        if channel.name not in self._files:
+            self._files[channel.name] = files_of(channel)
+        return self._files[channel.name]
+
     def _data_mounts(self, spec: JobSpec, host: str, base: Path) -> list[Mount]:
         """Mount what is the user's own, so that nothing can change it there; the rest lies in the tree."""
         mounts: list[Mount] = []
@@ -325,15 +354,18 @@ class DockerEngine:
         for channel in spec.channels_of(host):
             inside = channel.target
             source = channel.source.resolve()
-            if channel.name in COPIED:
+            if channel.name in COPIED or channel.streamed:
                 continue
-            if source.is_file():
-                if channel.distribution == "FullyReplicated" or host == spec.sharers(channel)[0]:
-                    mounts.append(Mount(source, f"{inside}/{channel.source.name}", read_only=True))
-            elif channel.distribution == "FullyReplicated":
-                mounts.append(Mount(source, inside, read_only=True))
-            else:
-                mounts.append(Mount(source, f"{SHARDS}/{channel.name}", read_only=True))
+            if channel.mounted:
+                mounts.append(Mount(self._inputs.path_of(host, channel), inside, read_only=True))
+                continue
+            files = self._files_of(channel)
+            if files is not None:
+                mounts.append(Mount(files.root.resolve(), f"{SHARDS}/{channel.name}", read_only=True))
+            elif source.is_dir():
+                mounts.append(Mount(source, inside, read_only=channel.read_only))
+            elif channel.distribution == "FullyReplicated" or host == spec.sharers(channel)[0]:
+                mounts.append(Mount(source, f"{inside}/{channel.source.name}", read_only=True))
         return mounts
 
     def _environ(self, spec: JobSpec) -> dict[str, str]:
@@ -385,6 +417,19 @@ class DockerEngine:
         if containers:
             with ThreadPoolExecutor(min(len(containers), 16)) as pool:
                 list(pool.map(one, containers))
+
+
+def _refuse_remote_engine(spec: JobSpec) -> None:
+    """Refuse FIFOs and mounts where the engine is on another machine, or in a virtual one."""
+    names = [channel.name for channel in spec.channels if channel.streamed or channel.mounted]
+    where = env.process_environ().get("DOCKER_HOST", "")
+    if names and (not sys.platform.startswith("linux") or not (where == "" or where.startswith("unix://"))):
+        raise UserError(
+            f"Channel {names[0]!r} is streamed or mounted, and the Docker engine runs elsewhere "
+            f"({where or sys.platform})",
+            allowed="FIFOs and mounts need an engine on this kernel",
+            fix="use File mode, an engine on this machine (unix://), or --engine process",
+        )
 
 
 def share_gpus(hosts: Sequence[str], gpus: Sequence[str]) -> dict[str, tuple[str, ...]]:

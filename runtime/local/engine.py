@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.contract.paths import Paths
+from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec
 from runtime.local.s3.client import S3Grant
 
@@ -147,6 +148,19 @@ class Engine(Protocol):
 
     def finish(self, hosts: Sequence[Host]) -> None:
         """End an attempt: nothing of these hosts runs afterwards, and their files are the user's."""
+        ...
+
+    def check(self) -> None:
+        """See that the hosts can still read their channels.
+
+        Raises:
+            UserError: the data of a channel cannot be read, or is not what the request says.
+            PlatformError: what showed it is gone.
+        """
+        ...
+
+    def inputs(self) -> list[InputRecord]:
+        """Return what streamed and mounted channels delivered in the attempt that `finish` ended."""
         ...
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 from runtime.base.env import Environ
 from runtime.base.errors import UserError, did_you_mean
 from runtime.local.changes import absolute, pair, section, variable
+from runtime.local.channel_flag import OPTIONS, Limits, put_channel, put_file_systems
 from runtime.local.docker_options import DockerOptions
 from runtime.local.interruption import Interruption, parse_interruption
 from runtime.local.processing_flags import apply_to_processing
@@ -54,6 +55,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add = parser.add_argument
     add(
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    """How slow the reads of each channel are."""
         "request",
         nargs="?",
         metavar="REQUEST.json",
@@ -78,7 +81,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--channel",
         action="append",
         default=[],
-        metavar="NAME=PATH[,mode=File][,distribution=FullyReplicated|ShardedByS3Key]",
+        metavar="NAME=PATH[,KEY=VALUE...]",
+        help="data of a channel: a directory, a file or s3://...; then "
+        + ", ".join(f"{key}= {what}" for key, what in OPTIONS.items()),
+    )
+    add(
+        "--file-system",
+        action="append",
+        default=[],
+        metavar="ID=DIR",
+        help="directory that plays the EFS or FSx file system ID of the request (repeatable)",
     )
     add(
         "--sample",
@@ -166,7 +178,7 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
         raise UserError("--shm-size and --memory limit containers", fix="add --engine docker, or leave them out")
     code, hyperparameters = _program(flags)
     request: dict[str, Any] = {"CheckpointConfig": {}} if flags.request is None else _load(Path(flags.request))
-    _apply(request, flags, hyperparameters, environ)
+    limits = _apply(request, flags, hyperparameters, environ)
     output = absolute(flags.output) if flags.output else None
     name = "ProcessingJobName" if is_processing(request) else "TrainingJobName"
     request.setdefault(name, _job_name(output, flags.entrypoint))
@@ -184,6 +196,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"Request {path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"Request {path} holds {type(value).__name__}", allowed="a request is a JSON object")
+        limits=limits,
     return cast(dict[str, Any], value)
 
 
@@ -212,11 +225,13 @@ def _program(flags: argparse.Namespace) -> tuple[Path | None, dict[str, str]]:
     return None, {"slipway_entrypoint": name}
 
 
-def _apply(request: dict[str, Any], flags: argparse.Namespace, program: Mapping[str, str], environ: Environ) -> None:
-    """Write the flags into the request; it keeps its own words where no flag speaks."""
+def _apply(
+    request: dict[str, Any], flags: argparse.Namespace, program: Mapping[str, str], environ: Environ
+) -> dict[str, Limits]:
+    """Write the flags into the request; it keeps its own words where no flag speaks. Returns limits of channels."""
     if is_processing(request):
         apply_to_processing(request, flags, environ)
-        return
+        return {}
     _apply_hyperparameters(section(request, "HyperParameters"), flags, program)
     if flags.env:
         section(request, "Environment").update(dict(variable(text, environ) for text in flags.env))
@@ -233,8 +248,9 @@ def _apply(request: dict[str, Any], flags: argparse.Namespace, program: Mapping[
     if flags.output:
         # Where the request would upload to is moot, and may be an s3:// that we could not use.
         request.pop("OutputDataConfig", None)
-    for text in flags.channel:
-        _put_channel(request, text)
+    limits = dict(put_channel(request, text) for text in flags.channel)
+    put_file_systems(request, flags.file_system)
+    return limits
 
 
 def _apply_hyperparameters(
@@ -266,49 +282,6 @@ def _apply_hosts(resources: dict[str, Any], flags: argparse.Namespace) -> None:
     for key in ("InstanceCount", "InstanceType"):
         resources.pop(key, None)
     resources["InstanceGroups"] = groups
-
-
-def _put_channel(request: dict[str, Any], text: str) -> None:
-    name, rest = pair(text, "--channel", "NAME=PATH")
-    path, *options = rest.split(",")
-    keys = {"mode": "InputMode", "distribution": "S3DataDistributionType"}
-    given: dict[str, str] = {}
-    for option in options:
-        key, found, value = option.partition("=")
-        if not found or key not in keys:
-            raise UserError(
-                f"--channel {text}: {option!r}", allowed="after the path come mode=... and distribution=...",
-                fix="a path with a comma can only be given in a REQUEST.json",
-            )  # fmt: skip
-        given[keys[key]] = value
-    entry = _channel_entry(request, name)
-    data_source = cast(dict[str, Any], entry.get("DataSource") or {})
-    before = cast(dict[str, Any], data_source.get("S3DataSource") or {})
-    other = "://" in path and not path.startswith("file://")
-    entry["DataSource"] = {
-        "S3DataSource": {
-            "S3DataType": "S3Prefix",
-            "S3Uri": path if other else str(absolute(path.removeprefix("file://"))),
-            "S3DataDistributionType": given.get("S3DataDistributionType")
-            or before.get("S3DataDistributionType", "FullyReplicated"),
-        }
-    }
-    if "InputMode" in given:
-        entry["InputMode"] = given["InputMode"]
-
-
-def _channel_entry(request: dict[str, Any], name: str) -> dict[str, Any]:
-    """Find a channel of the request, or add one."""
-    channels: object = request.setdefault("InputDataConfig", [])
-    if not isinstance(channels, list):
-        raise UserError(f"InputDataConfig is {channels!r} ({type(channels).__name__})", allowed="it is a list")
-    entries = cast(list[object], channels)
-    for entry in entries:
-        if isinstance(entry, dict) and cast(dict[str, Any], entry).get("ChannelName") == name:
-            return cast(dict[str, Any], entry)
-    added: dict[str, Any] = {"ChannelName": name}
-    entries.append(added)
-    return added
 
 
 def _job_name(output: Path | None, entrypoint: str | None) -> str:

@@ -21,6 +21,7 @@ from runtime.base.errors import PlatformError, UserError
 from runtime.contract.paths import DEFAULT_BASE, Paths
 from runtime.local.engine import Host, HostLog
 from runtime.local.environment import arn_of, container_environ
+from runtime.local.inputs.service import Inputs
 from runtime.local.network import free_ports, loopback_addresses
 from runtime.local.processes import (
     PR_SET_CHILD_SUBREAPER,
@@ -30,6 +31,7 @@ from runtime.local.processes import (
     end_orphans,
     kill_all,
 )
+from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec, ProcessingJobSpec
 from runtime.local.s3.client import S3Grant
 from runtime.local.tree import link_channels, write_tree
@@ -84,6 +86,8 @@ class ProcessEngine:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._before: set[int] = set()
         """Children that this process had already."""
+        self._directory = Path()
+        self._inputs = Inputs()
         self._granted: Mapping[str, str] = {}
 
     def open(self, spec: JobSpec, directory: Path) -> None:
@@ -92,6 +96,7 @@ class ProcessEngine:
             raise UserError(
                 f"This machine runs {sys.platform}", allowed="engine process needs Linux: /proc, 127.0.0.0/8"
             )
+        self._directory = directory
 
     def grant(self, grant: S3Grant) -> None:
         """Let hosts use S3; they reach whatever this process reaches."""
@@ -108,6 +113,9 @@ class ProcessEngine:
 
     def begin(self, spec: JobSpec) -> None:
         """Choose addresses and ports, and become the parent of whatever loses its own."""
+        self._inputs = Inputs()
+        # Its process is our child and no orphan: made before they are counted.
+        self._inputs.mount(spec, self._directory, other_users=False)
         self._addresses = loopback_addresses(spec.hosts, os.getpid())
         self._ports = cast("tuple[int, int]", free_ports(2))
         adopt_orphans(on=True)  # those of a host that is gone come to us
@@ -116,7 +124,8 @@ class ProcessEngine:
     def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree; channels are links to the user's data."""
         write_tree(spec, host, base, self.interface, arn_of(spec, self._run_id))
-        link_channels(spec, host, base)
+        link_channels(spec, host, base, self._inputs.path_of)
+        self._inputs.feed(spec, host, base)
 
     def start(self, spec: JobSpec, host: str, base: Path, log: HostLog) -> HostProcess:
         """Start a launcher."""
@@ -165,6 +174,15 @@ class ProcessEngine:
         self.end_orphans()
         adopt_orphans(on=False)
         self._processes.clear()
+        self._inputs.close()
+
+    def check(self) -> None:
+        """Raise what keeps a channel from being read."""
+        self._inputs.check()
+
+    def inputs(self) -> list[InputRecord]:
+        """Return what the channels of the attempt delivered."""
+        return self._inputs.delivered
 
     def end_orphans(self) -> None:
         """End what came to us from hosts that are gone."""
@@ -173,6 +191,7 @@ class ProcessEngine:
     def close(self) -> None:
         """Be nobody's parent, also when an attempt could not be prepared."""
         adopt_orphans(on=False)
+        self._inputs.close()
 
 
 def _command(spec: JobSpec, base: Path) -> list[str]:

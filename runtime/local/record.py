@@ -42,6 +42,32 @@ class InterruptionRecord:
 
 
 @dataclass
+class EpochRecord:
+    """One FIFO of a Pipe channel."""
+
+    epoch: int
+    bytes: int = 0
+    """Written into the FIFO; after an early close the reader has got at most these."""
+    objects: int = 0
+    """Objects, or lines of an augmented manifest, whose bytes have begun to flow."""
+    end: str = "never opened"
+    """See `runtime.local.inputs.pipe.End`."""
+
+
+@dataclass
+class InputRecord:
+    """What one channel that is streamed or mounted delivered to one host."""
+
+    host: str
+    channel: str
+    input_mode: str
+    epochs: list[EpochRecord] = field(default_factory=list[EpochRecord])
+    """Of a Pipe channel."""
+    mount: dict[str, int] = field(default_factory=dict[str, int])
+    """Of a mounted channel, see `runtime.local.inputs.fastfile.Count`."""
+
+
+@dataclass
 class AttemptRecord:
     """One start of all hosts."""
 
@@ -57,6 +83,8 @@ class AttemptRecord:
     last_step: int
     """Last step that any rank finished; 0 when the program reports none."""
     hosts: list[HostRecord]
+    inputs: list[InputRecord] = field(default_factory=list[InputRecord])
+    """Of the channels that were streamed or mounted."""
 
 
 @dataclass

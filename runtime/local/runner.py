@@ -19,6 +19,7 @@ from runtime.contract.paths import Paths
 from runtime.local import outputs
 from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.local.channel_flag import limit
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
 from runtime.local.process_engine import ProcessEngine
@@ -30,7 +31,7 @@ from runtime.local.record import (
     PhaseClock,
     read_record,
 )
-from runtime.local.request import JobSpec, ProcessingJobSpec, TrainingJobSpec
+from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.results import results_of
 from runtime.local.store import CheckpointStore, Snapshot
 from runtime.local.tree import checkpoint_directory
@@ -328,6 +329,7 @@ class Runner:
                 resumed_step=step if isinstance(step, int) else None,
                 last_step=end.last_step,
                 hosts=[HostRecord(host.name, host.exit_code or 0, round(host.seconds, 3)) for host in end.hosts],
+                inputs=self._engine.inputs(),
             )
         )
         self.record.metrics |= outputs.last_metrics(first)
@@ -417,6 +419,7 @@ def run_job(spec: JobSpec, options: RunOptions, engine: Engine | None = None, sh
     Raises:
         UserError: the output directory cannot be used, or this is no Linux.
     """
+    spec = limit(spec, options.limits)
     directory = output_directory(spec, options)
     if show is None and not options.as_json:
         show = _print_line
@@ -425,6 +428,11 @@ def run_job(spec: JobSpec, options: RunOptions, engine: Engine | None = None, sh
         if claim.earlier:
             log.info(claim.earlier)
         return Runner(spec, options, claim, engine, show).run()
+
+
+def downloaded(channel: ChannelSpec) -> bool:
+    """Tell whether a channel lies on the disk before the job starts; else it is read from where it is."""
+    return not (channel.streamed or channel.mounted)
 
 
 def _engine(options: RunOptions) -> Engine:

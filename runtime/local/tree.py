@@ -6,9 +6,11 @@ Channel data is linked or mounted, not copied: a run on real data starts at once
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.contract.paths import DEFAULT_BASE, Paths
+from runtime.local.inputs.files import files_of, share_of
 from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec, describe_processing
 
 COPIED = ("code", "entrypoint", "sm_drivers")
@@ -81,14 +83,24 @@ def homes(spec: JobSpec) -> tuple[str, ...]:
     return tuple(f"{DEFAULT_BASE}/{name}" for name in ("input", "model", "output"))
 
 
-def link_channels(spec: JobSpec, host: str, base: Path) -> None:
-    """Put links to the data of all channels into a host's tree."""
+def link_channels(spec: JobSpec, host: str, base: Path, mounted: Callable[[str, ChannelSpec], Path]) -> None:
+    """Put links to the data of all channels into a host's tree; FIFOs are somebody else's work.
+
+    Args:
+        spec: the job.
+        host: one of its hosts.
+        base: root of its tree.
+        mounted: tells where a mounted channel of a host lies.
+    """
     for channel in spec.channels_of(host):
+        target = inside_tree(base, channel.target)
         if isinstance(spec, ProcessingJobSpec) and channel.name in COPIED:
-            copy_channel(channel.source, inside_tree(base, channel.target))
-            continue
-        hosts = spec.sharers(channel)
-        link_channel(channel, inside_tree(base, channel.target), hosts.index(host), len(hosts))
+            copy_channel(channel.source, target)
+        elif channel.mounted:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(mounted(host, channel), target_is_directory=True)
+        elif not channel.streamed:
+            link_channel(channel, target, spec.sharers(channel), host)
 
 
 def inside_tree(base: Path, path: str) -> Path:
@@ -151,40 +163,29 @@ def open_to_all(base: Path) -> None:
         directories[:] = [name for name in directories if not Path(parent, name).is_symlink()]
 
 
-def keys_of(source: Path) -> list[str]:
-    """List the files below a directory as S3 would: relative keys in the order of their UTF-8 bytes."""
-    found: list[str] = []
-    for directory, _, names in os.walk(source, followlinks=True):
-        inside = Path(directory).relative_to(source)
-        found += [(inside / name).as_posix() for name in names]
-    return sorted(found, key=str.encode)
+def link_channel(channel: ChannelSpec, target: Path, hosts: tuple[str, ...], host: str) -> None:
+    """Put a channel's data, or this host's share of it, where the job finds it.
 
-
-def share_of(keys: list[str], host_index: int, num_hosts: int) -> list[str]:
-    """Return one host's share under ShardedByS3Key.
-
-    The service promises no more than about 1/n of the objects for each host; we deal sorted keys out in turn, so
-    that every host gets a share of every class of a tree by labels.
+    Args:
+        channel: that is neither streamed nor mounted.
+        target: where the job finds it.
+        hosts: that share it.
+        host: one of them.
     """
-    return keys[host_index::num_hosts]
-
-
-def link_channel(channel: ChannelSpec, target: Path, host_index: int, num_hosts: int) -> None:
-    """Put a channel's data, or this host's share of it, where the job finds it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if channel.source.is_file():
+    files = files_of(channel)
+    if files is not None:
         target.mkdir()
-        if channel.distribution == "FullyReplicated" or host_index == 0:
-            (target / channel.source.name).symlink_to(channel.source)
-        return
-    if channel.distribution == "FullyReplicated":
+        for name, key in files.of(share_of(channel, hosts, host)):
+            link = target / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(files.root / key)
+    elif channel.source.is_dir():
         target.symlink_to(channel.source, target_is_directory=True)
-        return
-    target.mkdir()
-    for key in share_of(keys_of(channel.source), host_index, num_hosts):
-        link = target / key
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(channel.source / key)
+    else:
+        target.mkdir()
+        if channel.distribution == "FullyReplicated" or host == hosts[0]:
+            (target / channel.source.name).symlink_to(channel.source)
 
 
 def copy_channel(source: Path, target: Path) -> None:

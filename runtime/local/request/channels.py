@@ -5,6 +5,7 @@ from pathlib import Path
 
 from runtime.base.errors import UserError
 from runtime.contract.job import DISTRIBUTIONS, INPUT_MODES
+from runtime.local.request.modes import S3_DATA_TYPES, attributes_of, check_channels
 from runtime.local.request.node import Node, local_path
 from runtime.local.request.spec import NOWHERE, ChannelSpec
 from runtime.local.s3 import S3Uri, is_s3, parse_s3_uri
@@ -27,6 +28,7 @@ def read_channels(root: Node, default_mode: str) -> tuple[ChannelSpec, ...]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"InputDataConfig names channel {name!r} {names.count(name)} times")
+    check_channels(channels)
     return channels
 
 
@@ -39,15 +41,21 @@ def _channel(node: Node, default_mode: str) -> ChannelSpec:
         )
     source = node.child("DataSource")
     shared = "FileSystemDataSource" in source.value
+    data_type, attributes, read_only = "S3Prefix", (), True
     if shared:
         system = source.child("FileSystemDataSource")
         distribution, groups = "FullyReplicated", ()
+        read_only = system.text("FileSystemAccessMode", "ro", ("ro", "rw")) == "ro"
+        system.text("FileSystemType", "EFS", ("EFS", "FSxLustre"))
         path, remote = _there(system.text("DirectoryPath"), system.at("DirectoryPath"), name), None
     else:
         s3 = source.child("S3DataSource")
         groups = s3.texts("InstanceGroupNames")
         distribution = s3.text("S3DataDistributionType", "FullyReplicated", DISTRIBUTIONS)
-        path, remote = source_of(s3, name, ("S3Prefix", "ManifestFile", "AugmentedManifestFile", "Converse"))
+        data_type = s3.text("S3DataType", "S3Prefix", S3_DATA_TYPES)
+        attributes = attributes_of(s3, data_type)
+        path, remote = source_of(s3, name, S3_DATA_TYPES, ("S3Prefix", "ManifestFile", "AugmentedManifestFile"))
+    shuffle = node.child("ShuffleConfig")
     return ChannelSpec(
         name=name,
         source=path,
@@ -59,16 +67,23 @@ def _channel(node: Node, default_mode: str) -> ChannelSpec:
         shared_file_system=shared,
         groups=groups,
         remote=remote,
+        data_type=data_type,
+        attributes=attributes,
+        shuffle_seed=shuffle.whole("Seed", None, least=-(2**63)) if shuffle.value else None,
+        read_only=read_only,
     )
 
 
-def source_of(s3: Node, name: str, kinds: tuple[str, ...]) -> tuple[Path, S3Uri | None]:
+def source_of(
+    s3: Node, name: str, kinds: tuple[str, ...], here: tuple[str, ...] = ("S3Prefix",)
+) -> tuple[Path, S3Uri | None]:
     """Find the data of an ``S3DataSource`` or an ``S3Input``.
 
     Args:
         s3: the object with ``S3Uri`` and ``S3DataType``.
         name: of the channel.
         kinds: what the API takes as ``S3DataType``.
+        here: what of that this version can do.
 
     Returns:
         `ChannelSpec.source` and `ChannelSpec.remote`.
@@ -77,10 +92,9 @@ def source_of(s3: Node, name: str, kinds: tuple[str, ...]) -> tuple[Path, S3Uri 
         UserError: it is not there, or of a kind that this version cannot do.
     """
     kind = s3.text("S3DataType", "S3Prefix", kinds)
-    if kind != "S3Prefix":
+    if kind not in here:
         raise UserError(
-            f"{s3.at('S3DataType')} is {kind!r}",
-            allowed="this version's local platform takes S3Prefix only",
+            f"{s3.at('S3DataType')} is {kind!r}", allowed=f"this version's local platform takes {', '.join(here)}"
         )
     uri, where = s3.text("S3Uri"), s3.at("S3Uri")
     if is_s3(uri):

@@ -35,11 +35,43 @@ class ChannelSpec:
     """Where a processing job has it; empty: ``/opt/ml/input/data/<name>``, as training jobs have all."""
     remote: S3Uri | None = None
     """Where it lies in S3; None: on this machine."""
+    data_type: str = "S3Prefix"
+    """What `uri` names: ``S3Prefix``, ``ManifestFile`` or ``AugmentedManifestFile``."""
+    attributes: tuple[str, ...] = ()
+    """``AttributeNames`` of an augmented manifest, in the order of the stream."""
+    shuffle_seed: int | None = None
+    """``ShuffleConfig.Seed``; None: the order of the keys."""
+    read_only: bool = True
+    """False for a file system with ``FileSystemAccessMode`` rw."""
+    latency_s: float = 0.0
+    """Seconds that every read of a stream or a mount waits."""
+    bytes_per_s: float | None = None
+    """Of every read of a stream or a mount; None: no limit."""
 
     @property
     def target(self) -> str:
         """Absolute path in a container."""
         return self.local_path or f"{DEFAULT_BASE}/input/data/{self.name}"
+
+    @property
+    def uri(self) -> str:
+        """Where the data, or the manifest, lies: ``s3://...`` or a path of this machine."""
+        return str(self.remote or self.source)
+
+    @property
+    def slow(self) -> bool:
+        """Whether reads are slowed down."""
+        return bool(self.latency_s or self.bytes_per_s)
+
+    @property
+    def mounted(self) -> bool:
+        """Whether a file system of ours shows it."""
+        return self.input_mode == "FastFile" or (self.shared_file_system and self.slow)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it comes through FIFOs."""
+        return self.input_mode == "Pipe"
 
 
 @dataclass(frozen=True)

@@ -196,24 +196,19 @@ def refuse_what_is_missing(spec: JobSpec, engine: str) -> None:
         UserError: it names what the request asks for, and the way out.
     """
     docker = engine == "docker"
-    modes = ("File", "FastFile") if docker else ("File",)
-    nowhere = [
-        f"{channel.input_mode} mode (channel {channel.name!r})"
-        for channel in spec.channels
-        if channel.input_mode not in modes
-    ]
+    piped = [channel.name for channel in spec.channels if channel.streamed]
+    if piped and not isinstance(spec, TrainingJobSpec):
+        raise UserError(
+            f"The request asks for Pipe mode (input {piped[0]!r})",
+            allowed="the local platform streams to training jobs only",
+            fix="use File mode for the local run",
+        )
     only_docker: list[str] = []
     if spec.network_isolation and not docker:
         only_docker.append("network isolation (EnableNetworkIsolation, --network-isolation)")
     command = isinstance(spec, TrainingJobSpec) and (spec.container_entrypoint or spec.container_arguments)
     if command and not docker:
         only_docker.append("another command than `train` (ContainerEntrypoint, ContainerArguments)")
-    if nowhere:
-        raise UserError(
-            f"The request asks for {', '.join(nowhere)}",
-            allowed=f"engine {engine} has {' and '.join(modes)} mode",
-            fix="use File mode for the local run",
-        )
     if only_docker:
         raise UserError(
             f"The request asks for {', '.join(only_docker)}",

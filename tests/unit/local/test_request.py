@@ -156,14 +156,6 @@ def test_where_channels_may_lie(tmp_path: Path, uri: str, expected: str):
     assert expected in str(caught.value)
 
 
-@pytest.mark.parametrize("mode", ["FastFile", "Pipe"])
-def test_other_input_modes_are_refused_by_name(tmp_path: Path, mode: str):
-    request = request_with(tmp_path)
-    request["InputDataConfig"][0]["InputMode"] = mode
-    with pytest.raises(UserError, match=f"{mode} mode .channel 'train'"):
-        parse_request(request)
-
-
 def test_one_channel_cannot_be_named_twice(tmp_path: Path):
     request = request_with(tmp_path)
     request["InputDataConfig"][1]["ChannelName"] = "train"

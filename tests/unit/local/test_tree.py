@@ -1,6 +1,7 @@
 """The tree of a host: what the service writes, and what our own reader makes of it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from runtime.contract.job import read_job
 from runtime.contract.paths import Paths
 from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, MetricDefinition, TrainingJobSpec
-from runtime.local.tree import keys_of, link_channels, share_of, write_tree
+from runtime.local.tree import link_channels, write_tree
 
 
 @pytest.fixture
@@ -18,6 +19,15 @@ def data(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(key)
     return tmp_path / "data"
+
+
+def keys_of(directory: Path) -> list[str]:
+    found = [Path(parent, name) for parent, _, names in os.walk(directory, followlinks=True) for name in names]
+    return sorted((path.relative_to(directory).as_posix() for path in found), key=str.encode)
+
+
+def nothing_is_mounted(host: str, channel: ChannelSpec) -> Path:
+    raise AssertionError(f"{channel.name} of {host} is no mount")
 
 
 def config(base: Path, name: str) -> object:
@@ -65,7 +75,7 @@ def test_our_reader_understands_it(tmp_path: Path, data: Path):
     groups = (GroupSpec("gpu", "ml.g5.xlarge", 2), GroupSpec("cpu", "ml.m5.large", 1))
     spec = TrainingJobSpec("job", channels=(ChannelSpec("train", data),), groups=groups)
     write_tree(spec, "algo-3", tmp_path / "base")
-    link_channels(spec, "algo-3", tmp_path / "base")
+    link_channels(spec, "algo-3", tmp_path / "base", nothing_is_mounted)
     job = read_job(Paths(tmp_path / "base"), {"TRAINING_JOB_NAME": "job"})
     assert (job.name, job.current_host, job.host.group) == ("job", "algo-3", "cpu")
     assert [host.name for host in job.hosts] == ["algo-1", "algo-2", "algo-3"]
@@ -77,7 +87,7 @@ def test_replicated_channels_are_linked_not_copied(tmp_path: Path, data: Path):
     channels = (ChannelSpec("train", data), ChannelSpec("one", data / "c.txt"))
     spec = TrainingJobSpec("job", channels=channels)
     write_tree(spec, "algo-1", tmp_path / "base")
-    link_channels(spec, "algo-1", tmp_path / "base")
+    link_channels(spec, "algo-1", tmp_path / "base", nothing_is_mounted)
     inputs = tmp_path / "base/input/data"
     assert (inputs / "train").readlink() == data
     assert [path.name for path in (inputs / "one").iterdir()] == ["c.txt"]
@@ -89,14 +99,36 @@ def test_shards_are_disjoint_and_whole(tmp_path: Path, data: Path):
     shares: list[list[str]] = []
     for host in spec.hosts:
         write_tree(spec, host, tmp_path / host)
-        link_channels(spec, host, tmp_path / host)
+        link_channels(spec, host, tmp_path / host, nothing_is_mounted)
         shares.append(keys_of(tmp_path / host / "input/data/train"))
     assert keys_of(data) == ["Z.txt", "a/10.png", "a/2.png", "b/1.png", "c.txt"]  # bytes, as S3 lists
     assert shares == [["Z.txt", "a/2.png", "c.txt"], ["a/10.png", "b/1.png"]]
 
 
-def test_more_hosts_than_files():
-    assert [share_of(["a", "b"], host, 3) for host in range(3)] == [["a"], ["b"], []]
+def test_more_hosts_than_files(tmp_path: Path, data: Path):
+    channel = ChannelSpec("train", data / "a", distribution="ShardedByS3Key")
+    spec = TrainingJobSpec("job", channels=(channel,), groups=(GroupSpec("g", "local", 3),))
+    for host in spec.hosts:
+        write_tree(spec, host, tmp_path / host)
+        link_channels(spec, host, tmp_path / host, nothing_is_mounted)
+    assert [keys_of(tmp_path / host / "input/data/train") for host in spec.hosts] == [["10.png"], ["2.png"], []]
+
+
+def test_the_files_of_a_manifest_keep_their_places(tmp_path: Path, data: Path):
+    manifest = tmp_path / "train.manifest"
+    manifest.write_text(json.dumps([{"prefix": f"{data}/"}, "b/1.png", "Z.txt", "a/2.png"]))
+    for distribution, expected in (
+        ("FullyReplicated", [["Z.txt", "a/2.png", "b/1.png"]] * 2),
+        ("ShardedByS3Key", [["a/2.png", "b/1.png"], ["Z.txt"]]),  # in the order of the manifest
+    ):
+        channel = ChannelSpec("train", manifest, distribution=distribution, data_type="ManifestFile")
+        spec = TrainingJobSpec("job", channels=(channel,), groups=(GroupSpec("g", "local", 2),))
+        for host, names in zip(spec.hosts, expected, strict=True):
+            base = tmp_path / distribution / host
+            write_tree(spec, host, base)
+            link_channels(spec, host, base, nothing_is_mounted)
+            assert keys_of(base / "input/data/train") == names
+            assert all((base / "input/data/train" / name).read_text() == name for name in names)
 
 
 def test_a_channel_may_be_for_one_group(tmp_path: Path, data: Path):
@@ -110,7 +142,7 @@ def test_a_channel_may_be_for_one_group(tmp_path: Path, data: Path):
     seen: dict[str, list[str]] = {}
     for host in spec.hosts:
         write_tree(spec, host, tmp_path / host)
-        link_channels(spec, host, tmp_path / host)
+        link_channels(spec, host, tmp_path / host, nothing_is_mounted)
         assert sorted(config(tmp_path / host, "inputdataconfig.json")) == (  # type: ignore[call-overload]
             ["all"] if host == "algo-1" else ["all", "raw"]
         )
