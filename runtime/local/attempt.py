@@ -108,6 +108,7 @@ class Attempt:
             for name, base in bases.items():
                 self._hosts.append(self._engine.start(spec, name, base, self._logs[name]))
             while not self._all_ended():
+                self._engine.check()
                 if not training and ranks_started(self._hosts):
                     training = True
                     on_training()
@@ -167,7 +168,6 @@ class Attempt:
     def _signal(self) -> None:
         for host in self._running():
             host.terminate()
-                self._engine.check()
 
     def _end_survivors(self, now: float) -> None:
         """End hosts that live on although another has failed; what the service does at once."""

@@ -47,6 +47,8 @@ class RunOptions:
     """One of `ENGINES`."""
     docker: DockerOptions = field(default_factory=DockerOptions)
     """Of engine docker."""
+    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
+    """How slow the reads of each channel are."""
     archives: bool = True
     """Whether ``model.tar.gz`` and ``output.tar.gz`` are made; an SDK that runs the job makes its own."""
 
@@ -55,8 +57,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     add = parser.add_argument
     add(
-    limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
-    """How slow the reads of each channel are."""
         "request",
         nargs="?",
         metavar="REQUEST.json",
@@ -184,7 +184,7 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
     request.setdefault(name, _job_name(output, flags.entrypoint))
     interruptions = tuple(parse_interruption(text, flags.interrupt_signal) for text in flags.interrupt_after)
     docker = DockerOptions(flags.shm_size, flags.memory)
-    return request, RunOptions(output, interruptions, flags.json, code, flags.sample, flags.engine, docker)
+    return request, RunOptions(output, interruptions, flags.json, code, flags.sample, flags.engine, docker, limits)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -196,7 +196,6 @@ def _load(path: Path) -> dict[str, Any]:
         raise UserError(f"Request {path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"Request {path} holds {type(value).__name__}", allowed="a request is a JSON object")
-        limits=limits,
     return cast(dict[str, Any], value)
 
 
