@@ -376,7 +376,7 @@ class _Reader:
         try:
             batch = Batch(cast(Any, (_stack(xs), _stack(ys))))
         except RuntimeError as error:
-            shapes = sorted({tuple(x.shape) for x in xs if isinstance(x, torch.Tensor)})
+            shapes = sorted({tuple(x.shape) for x in xs if hasattr(x, "shape")})
             raise UserError(
                 f"Samples of different shapes cannot be stacked: {shapes[:4]}",
                 fix="pass transform= to run.data, which brings them to one shape",
@@ -396,13 +396,14 @@ class _Reader:
         if self._source.images:
             pixels = torch.from_numpy(x.astype(np.float32) / np.float32(np.iinfo(x.dtype).max))
             return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1), y
-        return torch.from_numpy(np.array(x)), y  # a copy: a mapped array is read-only
+        return x, y
 
 
 def _stack(values: list[Any]) -> Any:  # noqa: ANN401 - a tensor, or a list of what is none
     if isinstance(values[0], str | bytes | dict | list):
         return values
-    return torch.stack([torch.as_tensor(value) for value in values])
+    # A copy: what lies in a record's own bytes is read-only.
+    return torch.stack([torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for v in values])
 
 
 def _as_it_is(batch: object) -> object:

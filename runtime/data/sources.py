@@ -8,27 +8,24 @@ import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
-from runtime.base.errors import UserError
+from runtime.base.errors import PlatformError, UserError
+from runtime.base.log import Log
 from runtime.contract.job import Channel
+from runtime.data.formats.errors import FormatError
+from runtime.data.formats.probe import parse_content_type
+from runtime.data.images import IMAGE_SUFFIXES, Array, BadSample, damage, decode_image, mode_of
+from runtime.data.shards import Shards, list_shards, open_shards
+from runtime.data.views import view_of
 
-if TYPE_CHECKING:
-    from PIL import Image
+log = Log("data")
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 VERIFY_S = 2.0
 """Longest time that a rank looks at its share of the images' heads and tails before training starts."""
-
-Array = npt.NDArray[Any]
-
-
-class BadSample(Exception):
-    """One sample cannot be read; says which file and why."""
+CAPTION_SUFFIXES = (".txt", ".caption")
 
 
 class Source(Protocol):
@@ -45,11 +42,12 @@ class Source(Protocol):
         """Count the samples."""
         ...
 
-    def read(self, index: int) -> tuple[Array, Array]:
+    def read(self, index: int) -> tuple[Any, Any]:
         """Read one sample.
 
         Returns:
-            The sample (images: [height, width] or [height, width, 3] uint8, or [height, width] uint16) and its label.
+            The sample (images: [height, width] or [height, width, 3] uint8, or [height, width] uint16; arrays; or a
+            whole record as a dict) and its label or caption.
 
         Raises:
             BadSample: it cannot be read.
@@ -75,17 +73,45 @@ def open_source(channel: Channel) -> Source:
     root = channel.path
     if not root.is_dir():
         raise UserError(f"Channel {channel.name!r}: {root} is not there", fix="check the channel's path")
-    if any(root.glob("*.npz")) or (root / "x.npy").is_file():
+    told, _ = parse_content_type(channel.content_type)
+    if told in ("", "npy") and (any(root.glob("*.npz")) or (root / "x.npy").is_file()):
         return _Arrays(channel)
-    images = _images_in_folders(root)
-    if images:
-        return _ImageFolders(root, images)
+    if told in ("", "images"):
+        images = _images_in_folders(root)
+        here = _images_with_captions(root, images)
+        if here is not None:
+            return here
+        if images:
+            return _ImageFolders(root, images)
+    paths = list_shards(root)
+    if paths and told != "images":
+        return _ShardSamples(open_shards(channel.name, root, paths, channel.content_type), channel)
     found = sorted(path.name for path in root.iterdir())[:5]
     what = f"it holds {', '.join(found)}" if found else "it is empty"
     raise UserError(
         f"Channel {channel.name!r} has no samples: {what} ({root})",
-        allowed=f"label folders with images ({', '.join(IMAGE_SUFFIXES)}), one .npz (x, y), or x.npy and y.npy",
+        allowed=f"label folders with images ({', '.join(IMAGE_SUFFIXES)}), images with captions beside them, one .npz "
+        "(x, y), x.npy and y.npy, or shards: tar, RecordIO, TFRecord, Parquet, CSV, JSON lines, tokens",
     )
+
+
+def _images_with_captions(root: Path, in_folders: Sequence[tuple[str, str, int]]) -> "_Pairs | None":
+    """Open the channel as pairs, if its first image has a caption beside it."""
+    with os.scandir(root) as entries:
+        found = [("", entry.name, _size(entry)) for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)]
+    images = sorted(found) or list(in_folders)
+    if not images:
+        return None
+    for folder, name, _ in images[:16]:
+        suffix = next((end for end in CAPTION_SUFFIXES if (root / folder / name).with_suffix(end).is_file()), "")
+        if suffix:
+            return _Pairs(root, images, suffix)
+    if found:
+        raise UserError(
+            f"{root} holds images without labels: {images[0][1]} and {len(images) - 1} others",
+            allowed="a folder for each label, or a caption (.txt) beside each image",
+        )
+    return None
 
 
 def _images_in_folders(root: Path) -> list[tuple[str, str, int]]:
@@ -124,34 +150,13 @@ class _ImageFolders:
         return len(self._names)
 
     def read(self, index: int) -> tuple[Array, Array]:
-        from PIL import Image, UnidentifiedImageError
-
         path = self._root / self._names[index]
-        try:
-            with Image.open(path) as image:
-                pixels = np.asarray(_in_mode(image, self._mode, path))
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            UnidentifiedImageError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise BadSample(f"{path} is no readable image: {error}") from error
-        return pixels, self._labels[index]
+        return decode_image(path, self._mode, str(path)), self._labels[index]
 
     @cached_property
     def _mode(self) -> str:
         """How the channel's images are read: as its first readable one, so that all batches have one shape."""
-        from PIL import Image
-
-        for name in self._names[:16]:
-            try:
-                with Image.open(self._root / name) as image:
-                    return _MODES.get(image.mode, "RGB")
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                continue
-        return "RGB"
+        return next(filter(None, (mode_of(self._root / name) for name in self._names[:16])), "RGB")
 
     def find_damaged(self, share: range) -> str:
         """Look at heads and tails of some images, for at most `VERIFY_S`; name the first damaged one."""
@@ -171,46 +176,6 @@ class _ImageFolders:
         except BadSample:
             return False
         return True
-
-
-_MODES = {"1": "L", "L": "L", "I;16": "I;16", "I;16B": "I;16", "I;16L": "I;16"}
-"""Pillow's modes to ours: grey with 8 or 16 bits; everything else is colour."""
-
-
-def _in_mode(image: "Image.Image", mode: str, path: Path) -> "Image.Image":
-    """Convert one image where nothing is lost.
-
-    Raises:
-        BadSample: the channel is grey and the image is not, or their depths differ (Pillow would clip to white).
-    """
-    own = _MODES.get(image.mode, "RGB")
-    if own != mode and not (mode == "RGB" and own == "L"):
-        words = {"L": "grey", "I;16": "grey with 16 bits", "RGB": "in colour"}
-        raise BadSample(
-            f"{path} is {words[own]}, but the first image of the channel is {words[mode]}; bring them to one form"
-        )
-    return image if image.mode == mode else image.convert(mode)
-
-
-def damage(path: Path) -> str:
-    """Say what is wrong with an image file's head or tail; empty when both look right.
-
-    A cheap look at the two places that a broken copy or a wrong file shows first; pixels are decoded later.
-    """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(12)
-            if not head:
-                return f"{path} is empty"
-            if not head.startswith(SIGNATURES):
-                return f"{path} is no image: it begins with {head[:4]!r}"
-            stream.seek(-min(12, stream.seek(0, os.SEEK_END)), os.SEEK_END)
-            tail = stream.read(12)
-    except OSError as error:
-        return f"{path} cannot be read: {error.strerror}"
-    if head.startswith(SIGNATURES[0]) and b"IEND" not in tail:
-        return f"{path} is a truncated PNG file: its end is missing"
-    return ""
 
 
 class _Arrays:
@@ -255,4 +220,99 @@ class _Arrays:
 
     def find_damaged(self, share: range) -> str:
         del share  # NumPy has checked the header and the length
+        return ""
+
+
+class _Pairs:
+    """Images with a caption beside each: ``0001.jpg`` and ``0001.txt``."""
+
+    images = True
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, root: Path, images: Sequence[tuple[str, str, int]], suffix: str) -> None:
+        self._root = root
+        self._names = [f"{folder}/{name}" if folder else name for folder, name, _ in images]
+        self._suffix = suffix
+        listing = "\n".join(f"{folder}/{name} {size}" for folder, name, size in images)
+        self.digest = hashlib.sha256(f"pairs {suffix}\n{listing}".encode("utf-8", "surrogateescape")).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        path = self._root / self._names[index]
+        caption = path.with_suffix(self._suffix)
+        try:
+            text = caption.read_text(encoding="utf-8").strip()
+        except FileNotFoundError as error:
+            raise BadSample(f"{path} has no caption {caption.name} beside it") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadSample(f"{caption} cannot be read: {error}") from error
+        return decode_image(path, self._mode, str(path)), text
+
+    @cached_property
+    def _mode(self) -> str:
+        return next(filter(None, (mode_of(self._root / name) for name in self._names[:16])), "RGB")
+
+    def find_damaged(self, share: range) -> str:
+        deadline = time.monotonic() + VERIFY_S
+        for index in share:
+            path = self._root / self._names[index]
+            fault = damage(path) or (
+                "" if path.with_suffix(self._suffix).is_file() else f"{path} has no caption beside it"
+            )
+            if fault:
+                try:
+                    self.read(index)  # the decoder has the last word
+                except BadSample:
+                    return fault
+            if time.monotonic() > deadline:
+                break
+        return ""
+
+
+class _ShardSamples:
+    """Samples of shards, seen as x and y."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, shards: Shards, channel: Channel) -> None:
+        if not len(shards):
+            raise UserError(f"Channel {channel.name!r} is empty: its {shards.format} shards have no samples")
+        self._shards = shards
+        self.digest = shards.digest
+        self._view = view_of(shards.format, self._first(), shards.options)
+        self.images = self._view.images
+        log.info(f"channel {channel.name!r}: {self._view.said}")
+
+    def _first(self) -> dict[str, Any]:
+        """Return the first sample that can be read: a few damaged ones may be the policy's to skip."""
+        for index in range(min(16, len(self._shards))):
+            try:
+                return self._shards.sample(index)
+            except FormatError as error:
+                if index == min(16, len(self._shards)) - 1:
+                    raise UserError(f"None of the first {index + 1} samples can be read: {error}") from error
+        raise AssertionError
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def read(self, index: int) -> tuple[Any, Any]:
+        try:
+            sample = self._shards.sample(index)
+        except (FormatError, PlatformError) as error:
+            raise BadSample(str(error)) from error
+        return self._view.look(sample, self._shards.name(index), index)
+
+    def find_damaged(self, share: range) -> str:
+        """Look at a few samples, spread over this rank's share."""
+        deadline = time.monotonic() + VERIFY_S
+        for index in share[:: max(1, len(share) // 64)]:
+            try:
+                self.read(index)
+            except BadSample as error:
+                return str(error)
+            if time.monotonic() > deadline:
+                break
         return ""

@@ -41,7 +41,7 @@ class ParquetFile:
         self.path = path
         self._columns = list(columns) or None
         try:
-            self._file = arrow.parquet.ParquetFile(path)
+            self._file: Any = arrow.parquet.ParquetFile(path)
             meta = self._file.metadata
             groups = [meta.row_group(number) for number in range(meta.num_row_groups)]
         except (arrow.ArrowException, OSError, ValueError) as error:
@@ -54,6 +54,7 @@ class ParquetFile:
             if group.total_byte_size > MOST_BYTES or group.num_rows < 0:
                 raise malformed(str(path), 0, f"row group {number} claims {group.total_byte_size} bytes")
             self._starts.append(self._starts[-1] + group.num_rows)
+        self.close()
         self._held: tuple[int, list[Sample]] = (-1, [])
 
     def __len__(self) -> int:
@@ -75,14 +76,20 @@ class ParquetFile:
             yield from self._group(group)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; the next row opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _group(self, number: int) -> Iterator[Sample]:
         arrow = _pyarrow()
         expected, seen = self._starts[number + 1] - self._starts[number], 0
         try:
-            for batch in self._file.iter_batches(1024, row_groups=[number], columns=self._columns):
+            if self._file is None:
+                self._file = arrow.parquet.ParquetFile(self.path)
+            # Arrow's threads do not survive the fork of a loader worker; the workers are the parallel part.
+            batches = self._file.iter_batches(1024, row_groups=[number], columns=self._columns, use_threads=False)
+            for batch in batches:
                 rows = batch.to_pylist()
                 seen += len(rows)
                 yield from rows

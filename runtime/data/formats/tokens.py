@@ -38,12 +38,14 @@ class TokenFile:
         self._length = length
         if length < 1:
             raise UserError(f"Sequences of {length} tokens", allowed="length is at least 1")
+        self._file: int | None = None
         try:
-            self._stream = path.open("rb", buffering=0)
-            size = os.fstat(self._stream.fileno()).st_size
-            head = os.pread(self._stream.fileno(), _LLMC_BYTES, 0)
+            size = path.stat().st_size
+            head = self._read(0, _LLMC_BYTES)
         except OSError as error:
             raise PlatformError(f"{path} cannot be opened: {error.strerror}") from error
+        finally:
+            self.close()
         self._begin, self._dtype, count = _layout(str(path), head, size, np.dtype(dtype))
         self.tokens = count
         self.rest = (count - 1) % length if count else 0
@@ -60,7 +62,7 @@ class TokenFile:
         want = (self._length + 1) * width
         at = self._begin + index * self._length * width
         try:
-            raw = os.pread(self._stream.fileno(), want, at)
+            raw = self._read(at, want)
         except OSError as error:
             raise PlatformError(f"{self.path} cannot be read at byte {at}: {error.strerror}") from error
         if len(raw) < want:
@@ -72,8 +74,15 @@ class TokenFile:
         return (self[index] for index in range(len(self)))
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the file; the next sample opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _read(self, at: int, size: int) -> bytes:
+        if self._file is None:
+            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self._file, size, at)
 
 
 def _layout(file: str, head: bytes, size: int, dtype: np.dtype[np.generic]) -> tuple[int, np.dtype[np.generic], int]:

@@ -206,7 +206,10 @@ def test_an_archive_without_x_and_two_archives_are_refused(tmp_path: Path) -> No
 
 def test_what_we_cannot_read_is_listed_with_what_we_can(tmp_path: Path) -> None:
     (tmp_path / "data.parquet").write_text("x")
-    with pytest.raises(UserError, match=r"holds data\.parquet .*label folders with images"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.parquet has no format that we know: it begins with b'x'.*Fix: set the channel's content type",
+    ):
         open_source(Channel("train", tmp_path))
     (tmp_path / "data.parquet").unlink()
     with pytest.raises(UserError, match="it is empty"):

@@ -1,0 +1,205 @@
+"""Files of samples as one source: every sample by its number, read with one request to its place."""
+
+import bisect
+import hashlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from runtime.base.errors import PlatformError, UserError
+from runtime.base.log import Log
+from runtime.data.formats.errors import malformed
+from runtime.data.formats.parquet import ParquetFile
+from runtime.data.formats.probe import SPAN_FORMATS, Found, probe
+from runtime.data.formats.samples import Format, IndexedReader, Sample
+from runtime.data.formats.tables import Csv
+from runtime.data.formats.tokens import TokenFile
+from runtime.data.formats.window import Window
+
+log = Log("data")
+
+SCAN_BYTES = 1 << 16
+"""Bytes per read while headers are looked for: small records come many at once, long ones are seeked over."""
+OPEN_FILES = 64
+"""Shards that a process holds open; a channel may have more than a process may open."""
+LEFT_OUT = (".idx", ".lst", ".index", ".crc", ".md5")
+"""Side files of shards, which are no shards."""
+
+
+class SpanFile:
+    """One shard whose samples are pieces of the file."""
+
+    def __init__(self, path: Path, form: Format) -> None:
+        """Find the samples.
+
+        Raises:
+            FormatError: with file and offset.
+            UserError: the file is compressed as a whole.
+        """
+        with Window.open(path, capacity=SCAN_BYTES) as window:
+            if window.size is None:
+                raise UserError(
+                    f"{path} is compressed as a whole: nothing in it can be reached without reading all before it",
+                    fix="unpack the channel's files, or convert them to shards whose samples are compressed",
+                )
+            if isinstance(form, Csv):
+                form = form.head(window)
+        self.path = path
+        self._form = form
+        with Window.open(path, capacity=SCAN_BYTES) as window:
+            spans = np.array(list(form.spans(window)), dtype=np.int64).reshape(-1, 2)
+        self._begins = spans[:, 0].copy()
+        self._sizes = (
+            spans[:, 1].astype(np.uint32) if spans.size and spans[:, 1].max() < 1 << 32 else spans[:, 1].copy()
+        )
+        self._file: int | None = None
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self._begins)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one sample."""
+        begin, size = int(self._begins[index]), int(self._sizes[index])
+        try:
+            if self._file is None:
+                self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            data = os.pread(self._file, size, begin)
+            while len(data) < size and (more := os.pread(self._file, size - len(data), begin + len(data))):
+                data += more  # a network mount may give less than was asked
+        except OSError as error:
+            raise PlatformError(f"{self.path} cannot be read at byte {begin}: {error.strerror}") from error
+        if len(data) < size:
+            raise malformed(str(self.path), begin, f"truncated: a sample needs {size} bytes, {len(data)} are left")
+        return self._form.sample(Window.of(data, str(self.path), begin))
+
+    def close(self) -> None:
+        """Close the file; the next sample opens it again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class Shards:
+    """All shards of a channel."""
+
+    def __init__(self, root: Path, paths: Sequence[Path], found: Found, options: Mapping[str, str]) -> None:
+        """Find the samples of every shard.
+
+        Args:
+            root: the channel's directory.
+            paths: of the shards, in order.
+            found: their format.
+            options: parameters of the content type, such as ``length`` and ``dtype`` of tokens.
+
+        Raises:
+            FormatError: with file and offset.
+        """
+        began = time.monotonic()
+        self.format = found.format
+        self.options = options
+        opener = _opener(found.format, options)
+        self._files = [opener(path) for path in paths]
+        self._starts = [0]
+        facts = hashlib.sha256(f"{found.format} {sorted(options.items())}\n".encode())
+        for path, file in zip(paths, self._files, strict=True):
+            self._starts.append(self._starts[-1] + len(file))
+            facts.update(
+                f"{path.relative_to(root)} {path.stat().st_size} {len(file)}\n".encode("utf-8", "surrogateescape")
+            )
+            file.close()
+        self.digest = facts.hexdigest()
+        self._open: OrderedDict[int, None] = OrderedDict()
+        log.info(
+            f"{len(paths)} {found.format} shards because {found.reason}: {len(self)} samples found in "
+            f"{time.monotonic() - began:.1f} s"
+        )
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return self._starts[-1]
+
+    def name(self, index: int) -> str:
+        """Name a sample, for messages: its file, and its number in it."""
+        number = bisect.bisect_right(self._starts, index) - 1
+        return f"{self._files[number].path}, sample {index - self._starts[number]}"
+
+    def sample(self, index: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            FormatError: with file and offset.
+            PlatformError: the file cannot be read.
+        """
+        number = bisect.bisect_right(self._starts, index) - 1
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            self._open[number] = None
+            if len(self._open) > OPEN_FILES:
+                self._files[self._open.popitem(last=False)[0]].close()
+        return self._files[number][index - self._starts[number]]
+
+
+def list_shards(root: Path) -> list[Path]:
+    """List the files below a directory in the order of their names, without hidden and side files."""
+    found: list[Path] = []
+    for directory, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        here = Path(directory)
+        found += [here / name for name in names if not name.startswith((".", "_")) and not name.endswith(LEFT_OUT)]
+    return sorted(found)
+
+
+def open_shards(name: str, root: Path, paths: Sequence[Path], content_type: str) -> Shards:
+    """Open shards of one format.
+
+    Args:
+        name: the channel's.
+        root: its directory.
+        paths: at least one.
+        content_type: of the channel; empty: by the bytes of the first shard that has any.
+
+    Raises:
+        UserError: a format that cannot be told, or several.
+    """
+    first = next((path for path in paths if path.stat().st_size), paths[0])
+    found = probe(first, content_type)
+    suffixes = {path.suffix.lower() for path in paths}
+    if len(suffixes) > 1 and not content_type:
+        others = {probe(next(path for path in paths if path.suffix.lower() == suffix)).format for suffix in suffixes}
+        if len(others) > 1:
+            raise UserError(
+                f"Channel {name!r} holds files of several formats: {', '.join(sorted(others))}",
+                allowed="one format in a channel",
+                fix="give each its own channel",
+            )
+    return Shards(root, paths, found, found.parameters)
+
+
+def _opener(form: str, options: Mapping[str, str]) -> Callable[[Path], IndexedReader]:
+    if form in SPAN_FORMATS:
+        return lambda path: cast(IndexedReader, SpanFile(path, SPAN_FORMATS[form]()))
+    if form == "parquet":
+        return lambda path: cast(IndexedReader, ParquetFile(path))
+    if form in ("tokens", "npy"):
+        if not options.get("length", "").isdigit():
+            raise UserError(
+                f"The length of sequences of tokens is {options.get('length', '')!r}",
+                fix="set the content type to application/x-tokens;dtype=uint16;length=1024, with your numbers",
+            )
+        dtype = _token_type(options.get("dtype", "uint16"))
+        return lambda path: cast(IndexedReader, TokenFile(path, length=int(options["length"]), dtype=dtype))
+    raise UserError(f"{form} is no format of shards")
+
+
+def _token_type(name: str) -> np.dtype[Any]:
+    allowed = ("uint8", "uint16", "uint32", "int16", "int32", "int64", "uint64")
+    if name not in allowed:
+        raise UserError(f"Tokens of type {name!r}", allowed=f"one of {', '.join(allowed)}")
+    return np.dtype(name)
