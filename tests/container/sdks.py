@@ -94,7 +94,7 @@ class Fit:
     raised: str
     """``Type: message``; empty when the SDK was content."""
     model: str
-    """Where the SDK says that the model is."""
+    """Where the SDK says that the model is; after a failure, where it would be."""
     root: Path
     """Its ``container_root``."""
 
@@ -171,17 +171,20 @@ class Client:
         fits: dict[str, Fit] = {}
         for name, job in whole.items():
             text = done.stdout.partition(f"=== {name}\n")[2].partition("\n=== ")[0]
-            fits[name] = Fit(text, ends[name]["raised"], ends[name].get("model", ""), Path(job["root"]))
+            root = Path(job["root"])
+            fits[name] = Fit(text, ends[name]["raised"], ends[name].get("model") or str(self._model(root)), root)
         return fits
 
     def usual(self, name: str) -> dict[str, Any]:
         """What a job is that says nothing; makes its root."""
         root = self.place / name
         root.mkdir(exist_ok=True)
-        models = {2: root / "out/model.tar.gz", 3: root / "compressed_artifacts/model.tar.gz"}
-        assert not models[self.version].exists(), f"job {name} was run before"
+        assert not self._model(root).exists(), f"job {name} was run before"
         usual: dict[str, Any] = {"kind": "generic", "hosts": 1, "root": str(root), "source": "", "environment": {}}
         return {**usual, "hyperparameters": {}, "channels": {}}
+
+    def _model(self, root: Path) -> Path:
+        return root / ("out" if self.version == 2 else "compressed_artifacts") / "model.tar.gz"
 
     def down(self) -> None:
         """Remove what the SDKs leave behind under the real docker-compose: stopped containers, and the network."""
