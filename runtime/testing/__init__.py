@@ -7,6 +7,7 @@ never imported inside an image. The parts:
 - `Cluster` and `Host`: containers of one job, and the faults as verbs;
 - `Limits`: memory, shared memory, processes, user, read-only root;
 - `Ending` and `LogLine`: what was seen, with the times of the engine's clock;
+- `S3FaultProxy` and `S3Faults`: a slow or failing S3;
 - `wait_until`: a wait with a deadline that says what it waited for.
 
     with Cluster("my-image:cpu", home, hosts=3, script=SCRIPT) as cluster:
@@ -21,6 +22,7 @@ never imported inside an image. The parts:
 from runtime.testing.cluster import Cluster, Host
 from runtime.testing.container import Container, Ending, Limits, LogLine
 from runtime.testing.docker import PATIENCE_S, answers, docker, must, wait_until
+from runtime.testing.s3_faults import S3FaultProxy, S3Faults, parse_s3_faults
 from runtime.testing.tree import ContractTree
 
 __all__ = [
@@ -32,8 +34,11 @@ __all__ = [
     "Limits",
     "LogLine",
     "PATIENCE_S",
+    "S3FaultProxy",
+    "S3Faults",
     "answers",
     "docker",
     "must",
+    "parse_s3_faults",
     "wait_until",
 ]

@@ -85,7 +85,7 @@ class S3Cache:
         digests = {name: self._digest(bucket, item) for name, item in found.items()}
         tree = self._trees / _tree_digest(digests)
         if _is_whole(tree, found):
-            log.info(f"{_told(found.values())} of s3://{bucket} are in {self._trees.parent}: nothing to download")
+            log.info(f"nothing to download: {_told(found.values())} of s3://{bucket} in {self._trees.parent}")
             os.utime(tree)
             return tree / "data"
         for directory in (self._objects, self._trees):
@@ -220,7 +220,7 @@ def _nearest(word: str, names: Sequence[str]) -> str:
 
 def _told(objects: Iterable[S3Object]) -> str:
     sizes = [item.size for item in objects]
-    return f"{len(sizes):,} objects ({sum(sizes) / 2**20:,.1f} MiB)"
+    return f"{len(sizes):,} object{'s' if len(sizes) != 1 else ''} ({sum(sizes) / 2**20:,.1f} MiB)"
 
 
 def _tree_digest(digests: Mapping[str, str]) -> str:

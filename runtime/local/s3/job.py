@@ -1,6 +1,7 @@
 """What one job has in S3: inputs are brought here, hosts are let in, results are brought there."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -8,15 +9,18 @@ from typing import TypeVar
 from runtime.base.env import Environ
 from runtime.base.errors import UserError
 from runtime.base.log import Log
+from runtime.local.inputs.manifest import LARGEST, parse_manifest
 from runtime.local.record import JobRecord
 from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
 from runtime.local.s3.cache import S3Cache, cache_directory
 from runtime.local.s3.client import S3Client, S3Grant
-from runtime.local.s3.uri import S3Uri, is_s3
+from runtime.local.s3.uri import S3Uri, is_s3, parse_s3_uri
 
 log = Log("local")
 
 Spec = TypeVar("Spec", bound=JobSpec)
+HEADS = 16
+"""Objects of a manifest that are looked at at one time."""
 SUBMIT = "sagemaker_submit_directory"
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "S3_ENDPOINT_URL", "AWS_ENDPOINT_URL")
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
@@ -88,8 +92,28 @@ class JobS3:
         here: dict[str, ChannelSpec] = {}
         for channel in remote:
             assert channel.remote is not None  # noqa: S101 - as chosen above
+            if channel.data_type == "ManifestFile":
+                source = self._fetch_manifest(cache, channel, channel.remote)
+                here[channel.name] = replace(channel, source=source, data_type="S3Prefix")
+                continue
             here[channel.name] = replace(channel, source=cache.fetch(channel.remote, f"Channel {channel.name!r}"))
         return replace(spec, channels=tuple(here.get(channel.name, channel) for channel in spec.channels))
+
+    def _fetch_manifest(self, cache: S3Cache, channel: ChannelSpec, uri: S3Uri) -> Path:
+        item = self.client.head(uri)
+        if item.size > LARGEST:
+            raise UserError(f"Manifest {uri} has {item.size} bytes", allowed=f"at most {LARGEST}")
+        try:
+            text = self.client.read(uri.bucket, item, 0, item.size).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"Manifest {uri} is no UTF-8: {error}") from error
+        manifest = parse_manifest(text, str(uri))
+        where = f"Channel {channel.name!r}: the prefix of manifest {uri}"
+        keys = [parse_s3_uri(manifest.prefix + name, where) for name in manifest.names]
+        with ThreadPoolExecutor(HEADS) as pool:
+            found = list(pool.map(self.client.head, keys))
+        # The prefix, and so the bucket, is the same for all.
+        return cache.fetch_objects(keys[0].bucket, dict(zip(manifest.paths, found, strict=True)))
 
     def grant(self, spec: JobSpec) -> S3Grant | None:
         """Return what lets the hosts of a job in; None for a job that needs nothing, or may have nothing.
