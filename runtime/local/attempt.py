@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from runtime.base.log import Log
 from runtime.contract.paths import Paths
@@ -28,6 +28,57 @@ End = Literal["ended", "interrupted", "stopped", "max_run", "max_wait"]
 """Why an attempt ended: by itself, by an interruption, by the user, by a limit of ``StoppingCondition``."""
 
 
+@dataclass(frozen=True)
+class Limit:
+    """How long an attempt may take."""
+
+    seconds: float
+    end: End
+    """``max_run`` or ``max_wait``."""
+
+
+class Player(Protocol):
+    """Plays faults, see `runtime.local.faults`."""
+
+    needs_step: bool
+    """Whether a step is awaited."""
+
+    def begin(self, hosts: Sequence[Host]) -> None:
+        """The hosts of an attempt were started."""
+        ...
+
+    def tick(self, step: int, elapsed_s: float) -> None:
+        """Play what is due; asked again and again."""
+        ...
+
+    def end(self) -> None:
+        """Take back what still lasts: the attempt is over."""
+        ...
+
+    def lost(self) -> tuple[str, ...]:
+        """Name the hosts that vanished in this attempt, as a broken machine does."""
+        ...
+
+
+class NoFaults:
+    """Plays none."""
+
+    needs_step = False
+
+    def begin(self, hosts: Sequence[Host]) -> None:
+        """Nothing is to be done."""
+
+    def tick(self, step: int, elapsed_s: float) -> None:
+        """Nothing is due."""
+
+    def end(self) -> None:
+        """Nothing lasts."""
+
+    def lost(self) -> tuple[str, ...]:
+        """Nothing vanished."""
+        return ()
+
+
 @dataclass
 class AttemptEnd:
     """What became of an attempt."""
@@ -39,6 +90,8 @@ class AttemptEnd:
     """Unix seconds of the interruption's signal."""
     reasons: list[str] = field(default_factory=list[str])
     """What we did to it, in words."""
+    lost: tuple[str, ...] = ()
+    """Hosts that a fault took away."""
 
 
 def last_step_of(hosts: Sequence[Host]) -> int:
@@ -88,7 +141,9 @@ class Attempt:
         bases: Mapping[str, Path],
         *,
         interruption: Interruption | None,
-        max_run_s: float | None,
+        limit: Limit | None,
+        player: Player,
+        on_running: Callable[[], None],
         on_training: Callable[[], None],
         on_ending: Callable[[End], None],
     ) -> AttemptEnd:
@@ -98,36 +153,47 @@ class Attempt:
             spec: the job.
             bases: host to the root of its tree, which is there.
             interruption: to play in this attempt.
-            max_run_s: seconds that are left to the job; None: no limit.
+            limit: None: no limit.
+            player: of faults.
+            on_running: called once, when the first process of every host has been started.
             on_training: called once, when every host has started its ranks.
             on_ending: called once, when we make the attempt end.
         """
         began = time.monotonic()
-        training = False
+        training = running = False
+        watched = player.needs_step or (interruption is not None and interruption.step is not None)
         try:
             for name, base in bases.items():
                 self._hosts.append(self._engine.start(spec, name, base, self._logs[name]))
+            player.begin(self._hosts)
             while not self._all_ended():
                 self._engine.check()
+                if not running and all(host.running for host in self._hosts):
+                    running = True
+                    on_running()
                 if not training and ranks_started(self._hosts):
                     training = True
                     on_training()
                 before = self._end
-                self._decide(interruption, time.monotonic() - began, max_run_s)
+                step = last_step_of(self._hosts) if watched else 0
+                player.tick(step, time.monotonic() - began)
+                self._decide(interruption, step, time.monotonic() - began, limit)
                 if self._end != before:
                     on_ending(self._end)
                 for host_log in self._logs.values():
                     host_log.pump()
-                watched = interruption is not None and interruption.step is not None and not self._kill_at
-                time.sleep(WATCH_S if watched else IDLE_S)
+                time.sleep(WATCH_S if watched and not self._kill_at else IDLE_S)
+            if not running:
+                on_running()  # it was over between two looks
             if not training and ranks_started(self._hosts):
-                on_training()  # it was over between two looks
+                on_training()
         finally:
+            player.end()
             self._engine.finish(self._hosts)
             for host_log in self._logs.values():
                 host_log.pump(last=True)
         last = last_step_of(self._hosts)
-        return AttemptEnd(self._hosts, self._end, last, self._interrupted_at, self._reasons)
+        return AttemptEnd(self._hosts, self._end, last, self._interrupted_at, self._reasons, player.lost())
 
     def _all_ended(self) -> bool:
         # A list: every host is looked at, whatever the first one says.
@@ -136,15 +202,14 @@ class Attempt:
     def _running(self) -> list[Host]:
         return [host for host in self._hosts if host.exit_code is None]
 
-    def _decide(self, interruption: Interruption | None, elapsed_s: float, max_run_s: float | None) -> None:
+    def _decide(self, interruption: Interruption | None, step: int, elapsed_s: float, limit: Limit | None) -> None:
         now = time.monotonic()
         if self._end in ("ended", "interrupted") and self._stop.times:
             self._terminate("stopped", f"{self._stop.signal_name} to slipway run")
-        elif self._end == "ended" and max_run_s is not None and elapsed_s >= max_run_s:
-            self._terminate("max_run", "MaxRuntimeInSeconds is used up")
-        elif (
-            self._end == "ended" and interruption is not None and interruption.due(self._step(interruption), elapsed_s)
-        ):
+        elif self._end == "ended" and limit is not None and elapsed_s >= limit.seconds:
+            key = "MaxRuntimeInSeconds" if limit.end == "max_run" else "MaxWaitTimeInSeconds"
+            self._terminate(limit.end, f"{key} is used up")
+        elif self._end == "ended" and interruption is not None and interruption.due(step, elapsed_s):
             self._interrupted_at = time.time()
             self._terminate(
                 "interrupted", f"interruption after {interruption.after}", kill=interruption.signal == "KILL"
@@ -153,9 +218,6 @@ class Attempt:
             self._end_survivors(now)
         if (self._kill_at and now >= self._kill_at) or self._stop.times > 1:
             self._engine.kill(self._running())
-
-    def _step(self, interruption: Interruption) -> int:
-        return last_step_of(self._hosts) if interruption.step is not None else 0
 
     def _terminate(self, end: End, reason: str, *, kill: bool = False) -> None:
         self._end = end

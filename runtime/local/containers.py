@@ -156,9 +156,10 @@ class Docker:
             facts: Any = self._api.inspect_network(network)
         except (self._errors.DockerException, OSError) as error:
             raise _failed(f"look at network {network}", error) from error
-        for config in (facts.get("IPAM") or {}).get("Config") or ():
+        ipam = cast("dict[str, list[dict[str, str]] | None]", facts.get("IPAM") or {})
+        for config in ipam.get("Config") or []:
             if config.get("Gateway"):
-                return str(config["Gateway"]).partition("/")[0], str(config["Subnet"])
+                return config["Gateway"].partition("/")[0], config["Subnet"]
         raise PlatformError(f"The Docker engine names no gateway for network {network}")
 
     def remove_network(self, name: str) -> None:

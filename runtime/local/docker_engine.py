@@ -79,6 +79,11 @@ class HostContainer:
         """Its tree."""
         return Paths(str(self.base))
 
+    @property
+    def running(self) -> bool:
+        """Whether its container has been started."""
+        return self.up.is_set()
+
     def follow(self, spec: ContainerSpec, sink: int, made: list[str]) -> None:
         """Let a thread make the container, attach to it, start it, write what it prints, and wait for its end.
 

@@ -19,15 +19,15 @@ from runtime.local.s3.client import S3Grant
 class HostLog:
     """The log file of one host: the engine writes it, we only show what is new."""
 
-    def __init__(self, path: Path, show: Callable[[str], None] | None) -> None:
+    def __init__(self, path: Path, *watchers: Callable[[str], None]) -> None:
         """Open the file for appending.
 
         Args:
             path: made if need be; earlier attempts stay in it.
-            show: takes one whole line; None: nobody watches.
+            watchers: each takes one whole line.
         """
         self.path = path
-        self._show = show
+        self._watchers = watchers
         self.sink = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._source = path.open("rb")
         self._source.seek(0, os.SEEK_END)
@@ -39,15 +39,20 @@ class HostLog:
 
     def pump(self, *, last: bool = False) -> None:
         """Show the lines that came since."""
-        if self._show is None:
+        if not self._watchers:
             return
         while piece := self._source.read(1 << 16):
             *lines, self._rest = (self._rest + piece).split(b"\n")
             for line in lines:
-                self._show(line.decode(errors="replace"))
+                self._tell(line)
         if last and self._rest:
-            self._show(self._rest.decode(errors="replace"))
+            self._tell(self._rest)
             self._rest = b""
+
+    def _tell(self, line: bytes) -> None:
+        text = line.decode(errors="replace")
+        for watcher in self._watchers:
+            watcher(text)
 
     def close(self) -> None:
         """Show the rest and close."""
@@ -72,6 +77,11 @@ class Host(Protocol):
     @property
     def paths(self) -> Paths:
         """Its tree."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether its first process has been started; true also when it has ended since."""
         ...
 
     def poll(self) -> bool:

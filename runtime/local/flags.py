@@ -13,10 +13,12 @@ from runtime.base.env import Environ
 from runtime.base.errors import UserError, did_you_mean
 from runtime.local.changes import absolute, pair, section, variable
 from runtime.local.channel_flag import OPTIONS, Limits, put_channel, put_file_systems
+from runtime.local.checkpoints.plan import SyncPlan, parse_sync
 from runtime.local.docker_options import DockerOptions
 from runtime.local.interruption import Interruption, parse_interruption
 from runtime.local.processing_flags import apply_to_processing
 from runtime.local.request import NAME_PATTERN, is_processing
+from runtime.local.s3 import is_s3
 from runtime.planning.program import workloads
 
 RUNS = Path("slipway-runs")
@@ -47,6 +49,12 @@ class RunOptions:
     """One of `ENGINES`."""
     docker: DockerOptions = field(default_factory=DockerOptions)
     """Of engine docker."""
+    sync: SyncPlan = field(default_factory=SyncPlan)
+    """How the agents behave that sync checkpoints."""
+    spot_wait_s: float = 0.0
+    """How long capacity is away after each interruption."""
+    spot_price: float = 1.0
+    """Of a spot instance, as a fraction of the price on demand; 1: only waits are saved."""
     limits: Mapping[str, Limits] = field(default_factory=dict[str, Limits])
     """How slow the reads of each channel are."""
     archives: bool = True
@@ -127,14 +135,28 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=("TERM", "KILL"),
         help="how (default TERM, 120 s to leave)",
     )
+    add("--spot-wait", type=_seconds, default=0.0, metavar="S", help="seconds without capacity after an interruption")
+    add(
+        "--spot-price",
+        type=_percent,
+        default=1.0,
+        metavar="P%",
+        help="price of a spot instance in percent of the price on demand, for the savings (default 100%%)",
+    )
+    add("--max-wait", type=_seconds, metavar="S", help="spot job: seconds of waits and attempts together")
     add("--max-run", type=_seconds, metavar="S", help="seconds after which the job is stopped")
     add("--network-isolation", action="store_true", help="hosts reach each other only (engine docker)")
     add("--shm-size", type=_size, metavar="SIZE", help="shared memory of a host, such as 2g (engine docker)")
     add("--memory", type=_size, metavar="SIZE", help="memory limit of a host, such as 8g (engine docker)")
     add(
         "--checkpoints",
-        metavar="DIR",
+        metavar="DIR|s3://...",
         help="where checkpoints are kept and found (default: in the output directory)",
+    )
+    add(
+        "--checkpoint-sync",
+        metavar="SETTINGS",
+        help="how badly they are synced: lag=30s, rate=50m, order=small-first, stop-after=FILES, die-at=step:N|Ns",
     )
     add("--output", metavar="DIR", help="where everything goes (default ./slipway-runs/<job name>)")
     add("--json", action="store_true", help="print job.json at the end and nothing else")
@@ -152,6 +174,16 @@ def _size(text: str) -> int:
     if size < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no size of at least 1 byte, such as 512m or 2g")
     return size
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage above 0 and up to 100")
+    return value
 
 
 def _seconds(text: str) -> float:
@@ -184,7 +216,21 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
     request.setdefault(name, _job_name(output, flags.entrypoint))
     interruptions = tuple(parse_interruption(text, flags.interrupt_signal) for text in flags.interrupt_after)
     docker = DockerOptions(flags.shm_size, flags.memory)
-    return request, RunOptions(output, interruptions, flags.json, code, flags.sample, flags.engine, docker, limits)
+    sync = parse_sync(flags.checkpoint_sync) if flags.checkpoint_sync else SyncPlan()
+    options = RunOptions(
+        output=output,
+        interruptions=interruptions,
+        as_json=flags.json,
+        code=code,
+        sample=flags.sample,
+        engine=flags.engine,
+        docker=docker,
+        sync=sync,
+        spot_wait_s=flags.spot_wait,
+        spot_price=flags.spot_price,
+        limits=limits,
+    )
+    return request, options
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -243,7 +289,8 @@ def _apply(
     if flags.max_run is not None:
         section(request, "StoppingCondition")["MaxRuntimeInSeconds"] = flags.max_run
     if flags.checkpoints:
-        section(request, "CheckpointConfig")["S3Uri"] = str(absolute(flags.checkpoints))
+        place = flags.checkpoints if is_s3(flags.checkpoints) else str(absolute(flags.checkpoints))
+        section(request, "CheckpointConfig")["S3Uri"] = place
     if flags.output:
         # Where the request would upload to is moot, and may be an s3:// that we could not use.
         request.pop("OutputDataConfig", None)

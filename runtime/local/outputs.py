@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,6 @@ from typing import Any, cast
 
 from runtime.base.errors import FAILURE_REASON_CHARS
 from runtime.contract.paths import Paths
-from runtime.local.request import MetricDefinition
 
 NOT_METRICS = frozenset({"t", "step", "epoch"})
 COMPRESSION = 1
@@ -118,23 +116,6 @@ def _numbers(line: Mapping[str, object]) -> dict[str, float]:
         for name, value in line.items()
         if name not in NOT_METRICS and isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def scan_metrics(definitions: Sequence[MetricDefinition], logs: Iterable[Path]) -> dict[str, float]:
-    """Return the last value of every metric definition, as the service reads them from the log."""
-    found: dict[str, float] = {}
-    if not definitions:
-        return found
-    expressions = [(item.name, re.compile(item.regex)) for item in definitions]
-    for path in logs:
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                for name, expression in expressions:
-                    match = expression.search(line)
-                    if match is not None:
-                        with contextlib.suppress(ValueError, TypeError):
-                            found[name] = float(match[1])
-    return found
 
 
 def failure_reason(hosts: Sequence[tuple[str, Paths, int]]) -> str | None:

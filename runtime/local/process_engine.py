@@ -57,6 +57,11 @@ class HostProcess:
         """Its tree."""
         return Paths(str(self.base))
 
+    @property
+    def running(self) -> bool:
+        """A process runs from its making."""
+        return True
+
     def poll(self) -> bool:
         """Look whether it has ended; a container ends with its first process, and so does this host."""
         status = self.process.poll()

@@ -10,7 +10,7 @@ from runtime.local.changes import absolute, pair, section, variable
 
 _TRAINING_ONLY = (
     *("entrypoint", "source_dir", "procs_per_host", "sample", "max_steps", "hp", "group"),
-    *("interrupt_after", "checkpoints"),
+    *("interrupt_after", "checkpoints", "checkpoint_sync", "max_wait"),
 )
 
 

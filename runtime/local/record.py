@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runtime.base.errors import UserError
+from runtime.testing.faults import Played
 
 FORMAT = 1
 Status = Literal["InProgress", "Completed", "Failed", "Stopped"]
-PHASES = ("preparing", "downloading", "starting", "training", "interrupted", "uploading")
-BILLED = ("preparing", "downloading", "starting", "training", "uploading")
+PHASES = ("preparing", "image", "downloading", "starting", "training", "interrupted", "uploading")
+"""``training`` is also what a processing job does."""
+BILLED = tuple(phase for phase in PHASES if phase != "interrupted")
 """The service bills from the download of the data to the end of the upload, and no wait for spot instances."""
 
 
@@ -39,6 +41,16 @@ class InterruptionRecord:
     """As asked: ``step:N`` or ``Ns``."""
     at: float
     """Unix seconds."""
+
+
+@dataclass
+class MetricPoint:
+    """One value that a metric definition found in a log."""
+
+    name: str
+    value: float
+    at: float
+    """Unix seconds at which the line was seen, at most some hundredths after it was printed."""
 
 
 @dataclass
@@ -95,6 +107,8 @@ class Transition:
     at: float
     """Unix seconds."""
     message: str
+    ended: float | None = None
+    """Unix seconds; None for the last one."""
 
 
 @dataclass
@@ -113,30 +127,58 @@ class JobRecord:
     transitions: list[Transition] = field(default_factory=list[Transition])
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """Seconds of the whole run in each of `PHASES`; their sum is the run's wall time."""
+    training_seconds: int = 0
+    """Wall time from the first host's preparation to the end, waits included, rounded up."""
     billable_seconds: int = 0
-    """Wall time that the service would bill for each instance, rounded up."""
+    """What of it the service would bill for each instance, rounded up; times the price of spot where one was given."""
+    savings_percent: float | None = None
+    """Of a spot job: ``(1 - billable_seconds / training_seconds) * 100``."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Last value of each; in the file null where it is no finite number."""
+    final_metrics: list[MetricPoint] = field(default_factory=list[MetricPoint])
+    """Last value of each metric definition; all values are in metrics.jsonl."""
+    faults: list[Played] = field(default_factory=list[Played])
+    """In the order of their beginning."""
     projection: dict[str, Any] | None = None
     """See `runtime.local.projection.Projection`; only for a run with ``--sample``."""
     without_effect: dict[str, str] = field(default_factory=dict[str, str])
     """Path of every key of the request that does nothing on one machine, to the reason."""
+    checkpoint_sync: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    """For each attempt and host a `runtime.local.checkpoints.agent.SyncReport`."""
+    uploaded: dict[str, str] = field(default_factory=dict[str, str])
+    """Name of a result to its address in S3."""
     paths: dict[str, str | None] = field(default_factory=dict[str, str | None])
     """Absolute; None: the job made none."""
 
     def enter(self, status: str, message: str) -> None:
-        """Add a transition that happens now."""
-        self.transitions.append(Transition(status, time.time(), message))
+        """Add a transition that happens now, and end the one before."""
+        now = time.time()
+        if self.transitions:
+            self.transitions[-1].ended = now
+        self.transitions.append(Transition(status, now, message))
 
-    def bill(self) -> None:
-        """Compute `billable_seconds` from the phases."""
-        self.billable_seconds = math.ceil(sum(self.phases[phase] for phase in BILLED))
+    def bill(self, *, spot: bool = False, price: float = 1.0) -> None:
+        """Compute what the job costs from the phases.
+
+        Args:
+            spot: whether savings are told.
+            price: of a spot instance, as a fraction of the price on demand.
+        """
+        self.training_seconds = math.ceil(sum(self.phases.values()))
+        billed = sum(self.phases.get(phase, 0.0) for phase in BILLED)
+        self.billable_seconds = math.ceil(billed * (price if spot else 1.0))
+        if spot and self.training_seconds:
+            self.savings_percent = round((1 - self.billable_seconds / self.training_seconds) * 100, 1)
 
     def as_json(self) -> dict[str, Any]:
         """Return the object that job.json holds."""
-        record = {"format": FORMAT, **asdict(self)}
+        record: dict[str, Any] = {"format": FORMAT, **asdict(self)}
         # NaN is a loss that one meets, and no JSON: readers in other languages would refuse the file.
         record["metrics"] = {name: value if math.isfinite(value) else None for name, value in self.metrics.items()}
+        record["final_metrics"] = [
+            {**asdict(point), "value": point.value if math.isfinite(point.value) else None}
+            for point in self.final_metrics
+        ]
         return record
 
     def write(self, path: Path) -> None:
@@ -160,6 +202,10 @@ class PhaseClock:
         now = time.monotonic()
         self._phases[self.phase] += now - self._since
         self.phase, self._since = phase, now
+
+    def correct(self, phase: str) -> None:
+        """Give what runs since the last `enter` to another phase."""
+        self.phase = phase
 
 
 def read_record(path: Path) -> Mapping[str, Any] | None:

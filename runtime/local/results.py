@@ -105,8 +105,6 @@ class TrainingResults:
             archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
         for name, (archive, sources) in archives.items() if self._options.archives else ():
             record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
-        logs = sorted((directory / "logs").glob("*.log"))
-        record.metrics |= outputs.scan_metrics(self._spec.metric_definitions, logs)
         summary = outputs.read_record(trees[0], "summary.json")
         if self._options.sample is not None and summary is not None and len(record.attempts) == 1:
             projection = project(summary, end.hosts[0].seconds)

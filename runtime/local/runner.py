@@ -8,20 +8,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from runtime.base.env import process_environ
 from runtime.base.errors import PlatformError, UserError, one_line
 from runtime.base.log import Log
 from runtime.contract.job import natural_key
 from runtime.contract.paths import Paths
 from runtime.local import outputs
-from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End
-from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End, Limit, NoFaults
 from runtime.local.channel_flag import limit
+from runtime.local.checkpoints.job import JobCheckpoints
+from runtime.local.engine import Engine, Host, HostLog, StopRequest
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
+from runtime.local.metric_watch import MetricWatch
 from runtime.local.process_engine import ProcessEngine
 from runtime.local.record import (
     AttemptRecord,
@@ -33,8 +36,7 @@ from runtime.local.record import (
 )
 from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.results import results_of
-from runtime.local.store import CheckpointStore, Snapshot
-from runtime.local.tree import checkpoint_directory
+from runtime.local.s3.job import JobS3
 
 log = Log("local")
 
@@ -42,8 +44,14 @@ LONGEST_BASE = 80
 """Characters of a host's root: a socket that a program makes below it must stay within the kernel's 107."""
 Show = Callable[[str, str], None]
 """Takes a host's name and a line of its log."""
-RESULTS = ("job.json", "model.tar.gz", "output.tar.gz", "outputs", "report.html", "logs", "profiler")
+RESULTS = ("job.json", "metrics.jsonl", "model.tar.gz", "output.tar.gz", "outputs", "report.html", "logs", "profiler")
 """What a run writes, and what a rerun sets aside; checkpoints are the store's own matter."""
+
+
+LIMITS = ("MaxRuntimeExceeded", "MaxWaitTimeExceeded")
+"""Secondary statuses of a job that a limit has stopped."""
+WAIT_LOOK_S = 0.1
+"""Between two looks whether the user wants the end while spot capacity is away."""
 
 
 @dataclass
@@ -174,14 +182,16 @@ class Runner:
         self._results = results_of(spec, options)
         kind = "processing" if isinstance(spec, ProcessingJobSpec) else "training"
         self.record = JobRecord(spec.name, kind, without_effect=dict(spec.without_effect))
+        definitions = spec.metric_definitions if isinstance(spec, TrainingJobSpec) else ()
+        self._metrics = MetricWatch(definitions, directory / "metrics.jsonl")
+        self._faults = NoFaults()
         self._clock = PhaseClock(self.record.phases)
         in_output = directory / ".work"
         longest = len(str(in_output / "attempt-99" / spec.hosts[-1]))
         temporary = longest > LONGEST_BASE
         self._work = _Work(Path(tempfile.mkdtemp(prefix="slipway-")) if temporary else in_output)
-        configured = spec.checkpoint.store if spec.checkpoint is not None else None
-        self._store = CheckpointStore(configured or directory / "checkpoints")
-        self._restored: dict[str, Snapshot] = {}
+        self._s3 = JobS3(process_environ())
+        self._checkpoints = JobCheckpoints(spec, directory / "checkpoints", lambda: self._s3.client, options.sync)
         self._last: AttemptEnd | None = None
 
     def run(self) -> JobRecord:
@@ -196,25 +206,37 @@ class Runner:
             with StopRequest() as stop:
                 (self._directory / "logs").mkdir(exist_ok=True)
                 for host in self._spec.hosts:
-                    show = functools.partial(self._show, host) if self._show is not None else None
-                    logs[host] = HostLog(self._directory / "logs" / f"{host}.log", show)
+                    logs[host] = HostLog(self._directory / "logs" / f"{host}.log", *self._watchers(host))
+                self._s3.prepare(self._spec)
+                self._clock.enter("image")
                 self._engine.open(self._spec, self._directory)
+                self._clock.enter("preparing")
+                self._fetch()
                 self._recover()
                 self._stage_code()
                 end = self._attempts(logs, stop)
                 self._clock.enter("uploading")
                 self._results.judge(record, end)
                 self._results.upload(record, self._directory, end)
+                self._s3.upload_results(self._spec, record)
         except (OSError, PlatformError, UserError) as error:
             record.status, record.exit_code = "Failed", record.exit_code or 1
             record.failure_reason = one_line(f"local platform: {error}")
         finally:
+            self._checkpoints.close()
             self._results.close()
             self._engine.close()
+            self._s3.close()
             for host_log in logs.values():
                 host_log.close()
         self._conclude()
         return record
+
+    def _watchers(self, host: str) -> list[Callable[[str], None]]:
+        """Name who looks at every line of a host's log."""
+        watchers = [self._show] if self._show is not None else []
+        watchers += [self._metrics.see] if self._metrics.wanted else []
+        return [functools.partial(watcher, host) for watcher in watchers]
 
     # --- attempts -------------------------------------------------------------------------------------------
 
@@ -223,8 +245,18 @@ class Runner:
         if self._claim.cut_off is None or self._spec.checkpoint is None:
             return
         trees = self._claim.cut_off.glob("attempt-*/*")
-        for base in sorted(trees, key=lambda base: (natural_key(base.parent.name), natural_key(base.name))):
-            self._store.adopt(checkpoint_directory(self._spec, base))
+        self._checkpoints.adopt(sorted(trees, key=lambda base: (natural_key(base.parent.name), natural_key(base.name))))
+
+    def _fetch(self) -> None:
+        """Bring inputs from S3, and let the hosts use it."""
+        if any(channel.remote is not None and downloaded(channel) for channel in self._spec.channels):
+            self._clock.enter("downloading")
+            self._enter("Downloading", "Downloading input data")
+            self._spec = self._s3.fetch(self._spec, downloaded)
+            self._clock.enter("preparing")
+        grant = self._s3.grant(self._spec)
+        if grant is not None:
+            self._engine.grant(grant)
 
     def _stage_code(self) -> None:
         if self._options.code is None:
@@ -238,21 +270,58 @@ class Runner:
         waiting = list(self._options.interruptions)
         if waiting and self._spec.checkpoint is None:
             log.warning("the request has no CheckpointConfig: after an interruption the job begins from scratch")
-        used_s = 0.0
+        retries = self._spec.retries
+        since, used_s = time.monotonic(), 0.0
         while True:
             began = time.monotonic()
             interruption = waiting[0] if waiting else None
-            left_s = None if self._spec.max_run_s is None else max(0.0, self._spec.max_run_s - used_s)
-            end = self._attempt(len(self.record.attempts) + 1, logs, stop, interruption, left_s)
+            limit = self._limit(used_s, began - since)
+            end = self._attempt(len(self.record.attempts) + 1, logs, stop, interruption, limit)
             used_s += time.monotonic() - began
-            if end.end != "interrupted" or _all_completed(end):
+            if end.end == "interrupted" and not _all_completed(end):
+                self._tell_of_failures(end)
+                waiting.pop(0)
+                if not self._await_capacity(end, stop, since):
+                    break
+            elif end.end == "ended" and end.lost and retries and not _all_completed(end):
+                retries -= 1
+                self._clock.enter("interrupted")
+                self._enter("Restarting", f"{', '.join(end.lost)} was lost; {retries} retries are left after this one")
+            else:
                 break
-            self._tell_of_failures(end)
-            waiting.pop(0)
         for missed in waiting:
             if end.end == "ended":
                 log.warning(f"--interrupt-after {missed.after} never came: the job ended after step {end.last_step}")
         return end
+
+    def _enter(self, status: str, message: str) -> None:
+        """Enter a secondary status, and let a reader of job.json see it at once."""
+        self.record.enter(status, message)
+        self.record.write(self._directory / "job.json")
+
+    def _limit(self, used_s: float, elapsed_s: float) -> Limit | None:
+        """Return what is left to an attempt: of the time to run, and of the time to wait and run."""
+        limits: list[Limit] = []
+        if self._spec.max_run_s is not None:
+            limits.append(Limit(max(0.0, self._spec.max_run_s - used_s), "max_run"))
+        if self._spec.max_wait_s is not None:
+            limits.append(Limit(max(0.0, self._spec.max_wait_s - elapsed_s), "max_wait"))
+        return min(limits, key=lambda limit: limit.seconds, default=None)
+
+    def _await_capacity(self, end: AttemptEnd, stop: StopRequest, since: float) -> bool:
+        """Wait as long as spot capacity is away; tell whether the job may go on."""
+        back_at = time.monotonic() + self._options.spot_wait_s
+        give_up_at = None if self._spec.max_wait_s is None else since + self._spec.max_wait_s
+        while time.monotonic() < back_at:
+            if stop.times:
+                end.end = "stopped"
+                self._enter("Stopping", "Asked by the user")
+                return False
+            if give_up_at is not None and time.monotonic() >= give_up_at:
+                end.end = "max_wait"
+                return False
+            time.sleep(min(WAIT_LOOK_S, max(0.0, back_at - time.monotonic())))
+        return True
 
     def _tell_of_failures(self, end: AttemptEnd) -> None:
         """Warn of a host that failed while it was interrupted: the restart must not hide it."""
@@ -267,51 +336,61 @@ class Runner:
         logs: dict[str, HostLog],
         stop: StopRequest,
         interruption: Interruption | None,
-        left_s: float | None,
+        limit: Limit | None,
     ) -> AttemptEnd:
         self._clock.enter("preparing")
+        if number > 1:
+            self._enter("Starting", f"Attempt {number}")
+        if self.record.transitions[-1].status != "Downloading":
+            self._enter("Downloading", "Laying out input data and checkpoints")
         self._engine.begin(self._spec)
         bases: dict[str, Path] = {}
         for host in self._spec.hosts:
             bases[host] = base = self._work.base(number, host)
             self._engine.lay_out(self._spec, host, base)
-            if self._spec.checkpoint is not None:
-                self._restored[host] = self._store.restore(checkpoint_directory(self._spec, base))
             logs[host].mark(f"{self._spec.name} attempt {number} on {host}")
+        if self._spec.checkpoint is not None:
+            self._clock.enter("downloading")
+            self._checkpoints.begin(bases)
         self._results.begin(bases)
         started = time.time()
         self._clock.enter("starting")
-        if number > 1:
-            self.record.enter("Starting", f"Attempt {number}")
         end = Attempt(self._engine, logs, stop).run(
             self._spec,
             bases,
             interruption=interruption,
-            max_run_s=left_s,
-            on_training=lambda: self._on_training(number),
+            limit=limit,
+            player=self._faults,
+            on_running=lambda: self._on_running(number),
+            on_training=lambda: self._clock.enter("training"),
             on_ending=lambda why: self._on_ending(why, interruption),
         )
         self._collect(number, end, started, interruption)
         return end
 
-    def _on_training(self, number: int) -> None:
-        self._clock.enter("training")
-        self.record.enter("Training", f"Ranks started on {len(self._spec.hosts)} hosts, attempt {number}")
+    def _on_running(self, number: int) -> None:
+        self._enter("Training", f"{len(self._spec.hosts)} hosts run, attempt {number}")
+        if isinstance(self._spec, ProcessingJobSpec):
+            self._clock.enter("training")  # nothing will tell us more
 
     def _on_ending(self, why: End, interruption: Interruption | None) -> None:
         if why == "interrupted" and interruption is not None:
             self._clock.enter("interrupted")
-            self.record.enter("Interrupted", f"{interruption.signal} after {interruption.after}")
+            self._enter("Interrupted", f"{interruption.signal} after {interruption.after}")
+            if interruption.signal == "KILL":
+                self._checkpoints.vanish()
         elif why == "max_run":
-            self.record.enter("Stopping", f"MaxRuntimeExceeded: {self._spec.max_run_s:g} s are used up")
+            self._enter("Stopping", f"MaxRuntimeExceeded: {self._spec.max_run_s:g} s are used up")
+        elif why == "max_wait":
+            self._enter("Stopping", f"MaxWaitTimeExceeded: {self._spec.max_wait_s:g} s are used up")
         else:
-            self.record.enter("Stopping", "Asked by the user")
+            self._enter("Stopping", "Asked by the user")
 
     def _collect(self, number: int, end: AttemptEnd, started: float, interruption: Interruption | None) -> None:
         """Save what outlives the containers, then note what happened."""
+        if self._clock.phase == "starting" and not any(Path(host.paths.state).exists() for host in end.hosts):
+            self._clock.correct("training")  # a program that is none of ours has no start that we could see
         for host in end.hosts:
-            if self._spec.checkpoint is not None:
-                self._store.merge(checkpoint_directory(self._spec, host.base), self._restored[host.name])
             target = self._directory / "profiler" / f"attempt-{number}" / host.name
             outputs.collect_profiler(host.paths, target)
         first = end.hosts[0].paths
@@ -334,21 +413,33 @@ class Runner:
         )
         self.record.metrics |= outputs.last_metrics(first)
         self._last = end
+        self._finish_sync(number, end)
         self.record.write(self._directory / "job.json")
         if number > 1:
             # Two trees at most: data of an attempt that is over is in the store, the profiler and the logs.
             shutil.rmtree(self._work.directory / f"attempt-{number - 1}", ignore_errors=True)
+
+    def _finish_sync(self, number: int, end: AttemptEnd) -> None:
+        """Sync the rest of the checkpoints: all of them, or what a machine that is reclaimed has time for."""
+        left_s = float("inf")
+        if end.end == "interrupted" and end.interrupted_at is not None:
+            left_s = max(0.0, GRACE_S - (time.time() - end.interrupted_at))
+        else:
+            self._clock.enter("uploading")
+        for report in self._checkpoints.finish(left_s):
+            self.record.checkpoint_sync.append({"attempt": number, **asdict(report)})
 
     # --- the end --------------------------------------------------------------------------------------------
 
     def _conclude(self) -> None:
         record, directory = self.record, self._directory
         final = record.status
-        if record.failure_reason and record.failure_reason.startswith("MaxRuntimeExceeded"):
-            record.enter("MaxRuntimeExceeded", record.failure_reason)
-        else:
-            record.enter(final, record.failure_reason or "")
-        profiler, checkpoints = directory / "profiler", self._store.directory
+        limit = (record.failure_reason or "").partition(":")[0]
+        secondary = limit if final == "Stopped" and limit in LIMITS else final
+        record.enter(secondary, record.failure_reason or "")
+        record.final_metrics = self._metrics.final
+        record.metrics |= {point.name: point.value for point in record.final_metrics}
+        profiler = directory / "profiler"
         keep_trees = final == "Failed"
         kept = self._work.directory
         if keep_trees and kept.exists() and kept != directory / ".work":
@@ -361,18 +452,18 @@ class Runner:
             "outputs": record.paths.get("outputs"),
             "logs": str(directory / "logs"),
             "profiler": str(profiler) if profiler.is_dir() else None,
-            "checkpoints": str(checkpoints) if self._spec.checkpoint is not None else None,
+            "checkpoints": self._checkpoints.uri,
             "report": None,
             "work": str(kept) if keep_trees else None,
         }
         self._clock.enter("uploading")
-        record.bill()
+        record.bill(spot=self._spec.spot, price=self._options.spot_price)
         record.write(directory / "job.json")
         record.paths["report"] = _report(directory)
         if not keep_trees:
             shutil.rmtree(self._work.directory, ignore_errors=True)
         self._clock.enter("uploading")
-        record.bill()
+        record.bill(spot=self._spec.spot, price=self._options.spot_price)
         record.write(directory / "job.json")
 
 

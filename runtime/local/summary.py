@@ -8,6 +8,8 @@ from runtime.local.record import AttemptRecord, JobRecord
 def describe(record: JobRecord) -> str:
     """Compose the summary, the failure's reason first."""
     lines = [""]
+    if record.exit_message:
+        lines.append(f"message: {record.exit_message}")
     if record.failure_reason:
         lines.append(f"{record.status}: {record.failure_reason}")
     total = sum(record.phases.values())
@@ -15,6 +17,11 @@ def describe(record: JobRecord) -> str:
     lines.append(
         f"job {record.name}: {record.status} in {total:.1f} s ({phases}), {record.billable_seconds} s billable"
     )
+    if record.savings_percent is not None:
+        lines.append(
+            f"  spot       {record.billable_seconds} of {record.training_seconds} s billed: "
+            f"{record.savings_percent:g} % saved"
+        )
     lines += [line for attempt in record.attempts for line in _attempt(attempt, len(record.attempts))]
     speed = steps_per_second(record)
     if speed is not None:
@@ -23,7 +30,7 @@ def describe(record: JobRecord) -> str:
         lines.append(f"  metrics    {', '.join(f'{name}={value:g}' for name, value in sorted(record.metrics.items()))}")
     if record.projection is not None:
         lines.append(f"  full run   {_duration(record.projection)}: {record.projection['arithmetic']}")
-    for name in ("model", "output", "checkpoints", "logs", "report", "job", "work"):
+    for name in ("model", "output", "outputs", "checkpoints", "logs", "report", "job", "work"):
         if record.paths.get(name):
             label = {"job": "job.json", "work": "trees"}.get(name, name)
             lines.append(f"  {label:<10} {record.paths[name]}")

@@ -191,7 +191,7 @@ def test_two_hosts_complete(run: Run, place: Path):
     record = done.record
     assert (record["status"], record["failure_reason"], record["exit_code"]) == ("Completed", None, 0)
     assert [host["exit_code"] for host in record["attempts"][0]["hosts"]] == [0, 0]
-    assert [item["status"] for item in record["transitions"]] == ["Starting", "Training", "Uploading", "Completed"]
+    assert [item["status"] for item in record["transitions"]] == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
     assert done.members("model.tar.gz") == {"of-algo-1": "algo-1", "of-algo-2": "algo-2", "same": "algo-2"}
     assert done.members("output.tar.gz") == {"out.txt": "algo-2"}
     for host in (1, 2):

@@ -117,6 +117,11 @@ class JobSpec:
     """``MaxRuntimeInSeconds``, over all attempts; None: no limit."""
     checkpoint: CheckpointSpec | None = None
     """None: nothing outlives a container, an interrupted job begins from scratch."""
+    max_wait_s: float | None = None
+    """``MaxWaitTimeInSeconds`` of a spot job: waits for capacity and attempts together; None: no limit."""
+    retries: int = 0
+    """``MaximumRetryAttempts``: how often the job is started again after a host was lost."""
+    spot: bool = False
     network_isolation: bool = False
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     names: tuple[str, ...] = ()
@@ -155,9 +160,6 @@ class TrainingJobSpec(JobSpec):
     """A training job."""
 
     metric_definitions: tuple[MetricDefinition, ...] = ()
-    max_wait_s: float | None = None
-    """``MaxWaitTimeInSeconds`` of a spot job; read, nothing waits here."""
-    spot: bool = False
     output: Path | S3Uri | None = None
     """``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
 

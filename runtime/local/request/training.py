@@ -21,6 +21,7 @@ MOST_HYPERPARAMETERS = 100
 LONGEST_HYPERPARAMETER_VALUE = 2500
 LONGEST_ENVIRONMENT_VALUE = 512
 """Limits of the CreateTrainingJob API: a request that breaks one would be refused there, after the upload."""
+MOST_RETRIES = 30
 MOST_HOSTS = 200
 """Addresses of one loopback block; far above what one machine can run."""
 
@@ -59,6 +60,7 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
         metric_definitions=_metrics(algorithm),
         max_run_s=stopping.seconds("MaxRuntimeInSeconds"),
         max_wait_s=stopping.seconds("MaxWaitTimeInSeconds"),
+        retries=_retries(root),
         checkpoint=_checkpoint(root, engine),
         spot=root.flag("EnableManagedSpotTraining"),
         network_isolation=root.flag("EnableNetworkIsolation"),
@@ -73,8 +75,36 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
                     f"Channel {channel.name!r} is for the instance group {group!r}",
                     allowed=f"ResourceConfig.InstanceGroups has {', '.join(known)}",
                 )
+    _check_spot(spec)
     refuse_what_is_missing(spec, engine)
     return spec
+
+
+def _retries(root: Node) -> int:
+    node = root.child("RetryStrategy")
+    if not node.value:
+        return 0
+    count = node.whole("MaximumRetryAttempts", None)
+    if count > MOST_RETRIES:
+        raise UserError(f"{node.at('MaximumRetryAttempts')} is {count}", allowed=f"the API takes 1 to {MOST_RETRIES}")
+    return count
+
+
+def _check_spot(spec: TrainingJobSpec) -> None:
+    """Refuse what the API refuses about waiting for spot capacity."""
+    if spec.max_wait_s is None:
+        return
+    if not spec.spot:
+        raise UserError(
+            f"StoppingCondition.MaxWaitTimeInSeconds is {spec.max_wait_s:g}",
+            allowed="only a job with EnableManagedSpotTraining waits",
+            fix="set that to true, or leave it out",
+        )
+    if spec.max_run_s is not None and spec.max_wait_s < spec.max_run_s:
+        raise UserError(
+            f"StoppingCondition.MaxWaitTimeInSeconds is {spec.max_wait_s:g}",
+            allowed=f"it is at least MaxRuntimeInSeconds, {spec.max_run_s:g}",
+        )
 
 
 def read_name(root: Node, key: str) -> str:

@@ -201,7 +201,7 @@ def test_containers_of_a_file(tmp_path: Path):
     hosts = []
     for name in names:
         engine.lay_out(spec, name, tmp_path / "work" / name)
-        log = HostLog(tmp_path / f"{name}.log", None)
+        log = HostLog(tmp_path / f"{name}.log")
         hosts.append(engine.start(spec, name, tmp_path / "work" / name, log))
         hosts[-1].thread.join()  # type: ignore[union-attr]
         log.close()

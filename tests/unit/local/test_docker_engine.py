@@ -106,7 +106,7 @@ def log_of(tmp_path: Path) -> Iterator[Callable[[str], HostLog]]:
     logs: list[HostLog] = []
 
     def make(name: str) -> HostLog:
-        logs.append(HostLog(tmp_path / f"{name}.log", None))
+        logs.append(HostLog(tmp_path / f"{name}.log"))
         return logs[-1]
 
     yield make

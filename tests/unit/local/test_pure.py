@@ -181,7 +181,8 @@ class TestRecord:
     def test_the_keys_are_the_promised_ones(self):
         assert list(JobRecord("job").as_json()) == [
             *("format", "name", "kind", "status", "failure_reason", "exit_message", "exit_code", "attempts"),
-            *("transitions", "phases", "billable_seconds", "metrics", "projection", "without_effect", "paths"),
+            *("transitions", "phases", "training_seconds", "billable_seconds", "savings_percent", "metrics"),
+            *("final_metrics", "faults", "projection", "without_effect", "checkpoint_sync", "uploaded", "paths"),
         ]
 
     @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"format": 2, "name": "x"}'])
@@ -200,6 +201,8 @@ class TestRecord:
         record.bill()
         assert record.phases == {
             "preparing": 2.0,
+            "image": 0.0,
+            "downloading": 0.0,
             "starting": 0.0,
             "training": 1.5,
             "interrupted": 6.5,

@@ -59,7 +59,7 @@ def test_a_job_completes_and_leaves_its_results(run_small: RunSmall, place: Path
     assert members(out / "model.tar.gz") == {"of-algo-1": "algo-1", "of-algo-2": "algo-2", "same": "algo-2"}
     assert members(out / "output.tar.gz") == {"out.txt": "algo-2"}
     assert record.metrics == {"loss": 0.2, "seen": 0.2}
-    assert statuses(record) == ["Starting", "Training", "Uploading", "Completed"]
+    assert statuses(record) == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
     assert [(host.name, host.exit_code) for host in record.attempts[0].hosts] == [("algo-1", 0), ("algo-2", 0)]
     assert (record.attempts[0].last_step, record.attempts[0].resumed_step) == (5, None)
     shown = capsys.readouterr().out
@@ -82,7 +82,8 @@ def test_an_interrupted_job_goes_on_from_its_checkpoint(run_small: RunSmall, pla
     assert 5 <= second.resumed_step <= first.last_step
     assert (second.interrupted, second.last_step) == (None, 20)
     assert statuses(record) == [
-        *("Starting", "Training", "Interrupted", "Starting", "Training", "Uploading", "Completed")
+        *("Starting", "Downloading", "Training", "Interrupted"),
+        *("Starting", "Downloading", "Training", "Uploading", "Completed"),
     ]
     assert (place / f"out/checkpoints/step-{second.resumed_step:04d}/MANIFEST.json").is_file()
     last = {path.name for path in (place / "out/checkpoints/step-0020").iterdir()}
@@ -142,7 +143,7 @@ def test_max_run_stops_the_job(run_small: RunSmall, place: Path):
     record = run_small(hp={"steps": "100000"}, max_run_s=5)
     assert (record.status, record.exit_code) == ("Stopped", 0)
     assert (record.failure_reason or "").startswith("MaxRuntimeExceeded")
-    assert statuses(record) == ["Starting", "Training", "Stopping", "Uploading", "MaxRuntimeExceeded"]
+    assert statuses(record) == ["Starting", "Downloading", "Training", "Stopping", "Uploading", "MaxRuntimeExceeded"]
     assert (place / "out/model.tar.gz").is_file()  # what a stopped job has made is kept, as on the service
 
 
