@@ -106,8 +106,12 @@ def _run(flags: argparse.Namespace) -> int:
 
 def _clean(flags: argparse.Namespace) -> int:
     from runtime.local.containers import Docker
+    from runtime.local.inputs.mounts import clean_mounts
     from runtime.local.leftovers import clean
 
+    mounts, _ = clean_mounts(everything=flags.all)
+    for path in mounts:
+        print(f"removed mount {path}")
     docker = Docker()
     try:
         done = clean(docker, everything=flags.all)
@@ -119,7 +123,7 @@ def _clean(flags: argparse.Namespace) -> int:
         print(f"job {job} runs: left alone")
     for job in done.unknown:
         print(f"job {job} was started on another machine or in another container: left alone, --all removes it")
-    if not (done.containers or done.networks):
+    if not (done.containers or done.networks or mounts):
         print("nothing to remove")
     return 0
 

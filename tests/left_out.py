@@ -13,6 +13,18 @@ def engine_answers() -> bool:
     return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
 
 
+def fuse_is_missing() -> str:
+    """Say why this machine cannot mount FastFile channels; empty when it can."""
+    from runtime.base.errors import UserError
+    from runtime.local.inputs.mounts import check_fuse
+
+    try:
+        check_fuse(other_users=False)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def left_out() -> list[str]:
     """Name each group of tests that `make test` did not run, with the way to run it."""
     lines: list[str] = []
@@ -24,6 +36,8 @@ def left_out() -> list[str]:
         )
     if not Path("/dev/nvidia0").exists():
         lines.append("GPU tests: no NVIDIA GPU on this machine; run `pytest -m gpu` on one that has")
+    if fuse_is_missing():
+        lines.append(f"FastFile mounts: {fuse_is_missing()}")
     lines.append("long campaigns of interruptions: `make soak`")
     return lines
 

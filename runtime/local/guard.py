@@ -50,9 +50,11 @@ def main(run: str) -> int:
     if os.read(0, 1):
         return 0
     from runtime.local.containers import Docker
+    from runtime.local.inputs.mounts import clean_mounts
     from runtime.local.leftovers import sweep
 
     sweep(Docker(), run)
+    clean_mounts()  # where its process was killed too
     return 0
 
 

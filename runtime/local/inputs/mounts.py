@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.base.errors import UserError
+from runtime.local.leftovers import place_of_processes, process_started
 
 SUBTYPE = "slipway"
 """Type of our mounts is ``fuse.slipway``."""
@@ -90,9 +91,10 @@ def detach(path: str) -> bool:
     return not any(mounted.path == path for mounted in our_mounts())
 
 
-def label(pid: int, started: str, space: str) -> str:
-    """Compose the name under which a mount is listed."""
-    return f"{SUBTYPE}:{pid}:{started}:{space}"
+def label() -> str:
+    """Compose the name under which the mounts of this process are listed."""
+    pid = os.getpid()
+    return f"{SUBTYPE}:{pid}:{process_started(pid)}:{process_space()}"
 
 
 def our_mounts(listing: Path = MOUNTS) -> list[Mounted]:
@@ -107,6 +109,36 @@ def our_mounts(listing: Path = MOUNTS) -> list[Mounted]:
                 _, pid, started, space = words[1].split(":")
                 found.append(Mounted(_unescaped(fields[4]), int(pid), started, space))
     return found
+
+
+def clean_mounts(*, everything: bool = False, listing: Path = MOUNTS) -> tuple[list[str], list[str]]:
+    """Take away the mounts of dead runs; what a living run uses is never touched.
+
+    Args:
+        everything: also those of runs in another process name space, of which nobody here can tell.
+        listing: of all mounts.
+
+    Returns:
+        Where mounts were taken away, and where they were left.
+    """
+    removed: list[str] = []
+    left: list[str] = []
+    here = process_space()
+    for mounted in our_mounts(listing):
+        known = mounted.space == here
+        dead = known and process_started(mounted.pid) != mounted.started
+        if (dead or (everything and not known)) and detach(mounted.path):
+            removed.append(mounted.path)
+            with contextlib.suppress(OSError):
+                os.rmdir(mounted.path)
+        else:
+            left.append(mounted.path)
+    return removed, left
+
+
+def process_space() -> str:
+    """Return the number of the process name space in which our process ids mean something."""
+    return place_of_processes().rpartition(":[")[2].removesuffix("]")
 
 
 def _unescaped(path: str) -> str:

@@ -22,7 +22,6 @@ from runtime.local.inputs.objects import Stores
 from runtime.local.inputs.order import Share
 from runtime.local.inputs.pipe import PipeFeeder
 from runtime.local.inputs.stream import PipeContent, PipeSource, PipeStream
-from runtime.local.leftovers import place_of_processes, process_started
 from runtime.local.record import InputRecord
 from runtime.local.request import ChannelSpec, JobSpec
 
@@ -78,11 +77,9 @@ class _Mount:
             raise UserError(f"FastFile: {failure}")
 
     def _tell(self, spec: JobSpec, channels: Sequence[ChannelSpec], *, other_users: bool) -> None:
-        pid = os.getpid()
-        space = place_of_processes().rpartition(" ")[2].removeprefix("pid:[").removesuffix("]")
         told = {
             "mountpoint": str(self.path),
-            "label": label(pid, process_started(pid), space),
+            "label": label(),
             "allow_other": other_users,
             "channels": [
                 {
