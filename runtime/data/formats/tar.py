@@ -10,19 +10,23 @@ a header whose checksum is wrong, an archive without its end. Directories, hidde
 and the ``__meta__`` files of other tools are no samples.
 """
 
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from runtime.data.formats.errors import malformed
+from runtime.data.formats.errors import FormatError, malformed
 from runtime.data.formats.samples import KEY, Sample, only
 from runtime.data.formats.window import MOST_BYTES, Window
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_REGULAR = (0x30, 0, 0x37)
+_FIELDS = struct.Struct("100s24x12s12x8sB")
+"""Name, size, checksum and type of a header."""
+_FILE = 0x30
+_REGULAR = (_FILE, 0, 0x37)
 _DIRECTORY, _LABEL = 0x35, 0x56
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = 0x4C, 0x4B, 0x78, 0x67
 _MOST_NAME_BYTES = 1 << 20
@@ -60,21 +64,61 @@ class TarShards:
         """Read the one sample of a span."""
         return only(self._samples(window, whole=False), window)
 
-    def _samples(self, window: Window, *, whole: bool) -> Iterator[Sample]:
+    # One loop on purpose: a call per step would cost more than reading the sample's bytes does.
+    def _samples(self, window: Window, *, whole: bool) -> Iterator[Sample]:  # noqa: C901
+        unpack, adler32 = _FIELDS.unpack_from, zlib.adler32
         sample: Sample = {}
         current = None
-        for member in members(window, whole=whole):
+        ended = True  # nothing at all is an empty stream, not a cut archive
+        while True:
+            # A plain member that lies in the buffer as a whole; everything else is left to `_step`, which says why.
+            buffer, view, at, end = window.buffer, window.view, window.begin, window.end
+            while end - at > BLOCK:
+                raw, octal, check, kind = unpack(buffer, at)
+                if kind != _FILE or buffer[at + 345]:
+                    break
+                try:
+                    size, told = int(octal[:11], 8), int(check[:6], 8)
+                except ValueError:
+                    break
+                data = at + BLOCK
+                after = data + (size + 511 & ~511)
+                if after > end or size < 0 or adler32(view[at:data]) & 0xFFFF != (told + sum(check) - 255) % 65521:
+                    break
+                name = raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
+                base = name.rfind("/") + 1
+                dot = name.find(".", base)
+                if dot <= base or name[base] == "_" or name[0] in "./" or ".." in name or "\0" in name:
+                    break
+                key, extension = name[:dot], name[dot + 1 :].lower()
+                if key != current:
+                    if sample:
+                        yield sample
+                    current, sample = key, {KEY: key}
+                elif extension in sample:
+                    break
+                sample[extension] = bytes(view[data : data + size])
+                at, ended = after, False
+            window.begin = at
+            if not window.want(1):
+                break
+            member = _step(window)
+            if not isinstance(member, Member):
+                ended = member
+                continue
+            ended = False
             key, extension = split_name(member.name)
-            data = window.take(member.size, "a member") if member.size else b""
+            data = window.take(member.size, "a member")
             window.skip(-member.size & 511, "the padding of a member")
             if key != current:
                 if sample:
                     yield sample
-                current = key
-                sample = {KEY: key}
+                current, sample = key, {KEY: key}
             elif extension in sample:
                 raise malformed(window.name, member.offset, f"a second {member.name!r} in one sample")
             sample[extension] = data
+        if whole and not ended:
+            raise _unended(window)
         if sample:
             yield sample
 
@@ -157,34 +201,45 @@ def is_safe(name: str) -> bool:
     return not name.startswith("/") and ".." not in name.split("/") and "\0" not in name and name != ""
 
 
-def members(window: Window, *, whole: bool = True) -> Iterator[Member]:
+def members(window: Window) -> Iterator[Member]:
     """Yield the files of all archives up to the end of the input; the caller consumes data and padding of each.
-
-    Args:
-        window: at the beginning of a header.
-        whole: the input is whole archives; False: a piece of one, which has no end.
 
     Raises:
         FormatError: see the module.
     """
-    ended = True  # nothing at all is an empty stream, not a cut archive
+    ended = True
     while window.want(1):
-        first = window.offset
-        header = _read_header(window, first)
-        ended = header is None
-        if header is None:
-            continue
-        kind, name, size = header
-        if kind not in _REGULAR:
-            _pass_over(window, first, kind, name, size)
-            continue
-        name = _checked(window, first, name, size)
-        if _is_meta(name):
-            window.skip(size + (-size & 511), "a member")
-        elif not name.endswith("/"):  # a directory of the oldest form
-            yield Member(name, size, first)
-    if whole and not ended:
-        raise malformed(window.name, window.offset, "truncated: the end of the archive is missing")
+        found = _step(window)
+        ended = found is True
+        if isinstance(found, Member):
+            yield found
+    if not ended:
+        raise _unended(window)
+
+
+def _step(window: Window) -> Member | bool:
+    """Consume a header with the extended ones before it.
+
+    Returns:
+        The file that it belongs to; True for a block of zeros, which ends an archive; False for what is no sample's.
+    """
+    first = window.offset
+    header = _read_header(window, first)
+    if header is None:
+        return True
+    kind, name, size = header
+    if kind not in _REGULAR:
+        _pass_over(window, first, kind, name, size)
+        return False
+    name = _checked(window, first, name, size)
+    if not _is_meta(name) and not name.endswith("/"):  # with a slash: a directory of the oldest form
+        return Member(name, size, first)
+    window.skip(size + (-size & 511), "a member")
+    return False
+
+
+def _unended(window: Window) -> FormatError:
+    return malformed(window.name, window.offset, "truncated: the end of the archive is missing")
 
 
 def _checked(window: Window, first: int, name: str, size: int) -> str:
