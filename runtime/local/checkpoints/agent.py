@@ -29,8 +29,10 @@ from runtime.local.checkpoints.stores import CheckpointStore
 log = Log("local")
 
 UPLOADING, UPLOADED, IGNORED = ".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore"
-POLL_S = 0.2
-"""Between two looks at the directory."""
+SHORTEST_S, LONGEST_S = 0.02, 0.5
+"""Between two looks at the directory, whose size decides: looking must cost little."""
+LOOKING = 0.05
+"""Share of a CPU for looking."""
 PIECE = 1 << 18
 RESTORE_WORKERS = 16
 
@@ -176,6 +178,7 @@ class SyncAgent:
         """Markers of uploads that have ended."""
         self._began = time.monotonic()
         self._turn = 0
+        self._pause_s = SHORTEST_S
         self._restored, self._uploaded, self._bytes, self._removed = len(restored), 0, 0, 0
         self._end: End = ""
         self._told: set[str] = set()
@@ -216,7 +219,7 @@ class SyncAgent:
 
     def _run(self) -> None:
         try:
-            while not self._finish.wait(POLL_S):
+            while not self._finish.wait(self._pause_s):
                 self._pass(self._plan.lag_s)
             self._flush()
         except _GoneError:
@@ -252,20 +255,21 @@ class SyncAgent:
         """Look once, and do what is due."""
         self._require_life()
         self._fade()
+        began = time.thread_time()
         found = scan(self._directory)
+        self._pause_s = min(LONGEST_S, max(SHORTEST_S, (time.thread_time() - began) / LOOKING))
         now = time.monotonic()
         changed = [name for name, state in found.items() if self._known.get(name) != state]
         gone = [name for name in self._known if name not in found]
         self._since = {name: self._since.get(name, now) for name in (*changed, *gone)}
         due = {name for name, since in self._since.items() if now - since >= lag_s}
         self._turn += 1
-        for name in self._plan.arrange([(name, found[name].size) for name in changed if name in due], self._turn):
+        sizes = [(name, found[name].size) for name in changed if name in due]
+        # Removals are as unordered as the rest: an old checkpoint may be gone before the new one is there.
+        for name in self._plan.arrange([*sizes, *((name, 0) for name in gone if name in due)], self._turn):
             self._require_life()
-            self._attempt(lambda name=name: self._upload(name), name, last=last)
-        for name in gone:
-            if name in due:
-                self._require_life()
-                self._attempt(lambda name=name: self._remove(name), name, last=last)
+            act = self._upload if name in found else self._remove
+            self._attempt(lambda name=name, act=act: act(name), name, last=last)
 
     def _attempt(self, act: Callable[[], None], name: str, *, last: bool) -> None:
         """Do one thing; while the job runs, what fails is done again in the next turn."""

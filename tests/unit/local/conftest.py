@@ -55,6 +55,9 @@ while step < steps and not stop:
         if rank == 0:
             (target / "MANIFEST.json.tmp").write_text(json.dumps({"step": step}))
             (target / "MANIFEST.json.tmp").rename(target / "MANIFEST.json")
+            durable = target / "MANIFEST.json.sagemaker-uploaded"
+            while "durable" in words and not stop and not durable.exists():
+                time.sleep(0.001)
     if rank == 0:
         print(f"seen loss={1 / step:.4f};", flush=True)
         with (state / "metrics.jsonl").open("a") as out:
