@@ -15,6 +15,7 @@ from runtime.base.log import Log
 from runtime.data.order import (
     ORDER_FORMAT,
     BatchSlice,
+    Blocks,
     Chosen,
     Division,
     Mixed,
@@ -224,6 +225,7 @@ class Data:
             "seed": self._seed,
             "shuffle": self._shuffle,
             "mix": list(self._mix.weights) if self._mix else None,
+            "near": self._near() is not None,
             "shards": self._division.shards,
             "epoch": self._state.epoch,
             "consumed": self._state.consumed,
@@ -244,9 +246,10 @@ class Data:
             "digest": "files",
             "num_samples": "number of samples",
             "mix": "mix of channels",
+            "near": "kind of shuffle, near or over everything, as its input mode asks for",
             "shards": "number of hosts that share its files (ShardedByS3Key)",
         }
-        for key in ("digest", "num_samples", "seed", "shuffle", "mix", "shards"):
+        for key in ("digest", "num_samples", "seed", "shuffle", "mix", "near", "shards"):
             if state[key] != here[key]:
                 raise UserError(
                     f"Channel {self.name!r} has another {words.get(key, key)} than the checkpoint: {here[key]!r}, "
@@ -256,13 +259,23 @@ class Data:
                 )
         self._state = DataState(state["epoch"], state["consumed"])
 
+    def _near(self) -> Blocks | None:
+        """How to shuffle near; a sample of the data, or a mix of channels, is shuffled over everything."""
+        whole = self._mix is None and self.num_samples == len(self._source)
+        return self._source.blocks if whole and self._shuffle else None
+
     def _order(self) -> Order:
         epoch = self._state.epoch
         if self._mix is not None:
             key = order_key(digest=self._source.digest, seed=self._seed, epoch=epoch)
             return Mixed(self._mix.sizes, self._mix.weights, length=self.num_samples, key=key, shuffle=self._shuffle)
         order = global_order(
-            self.num_samples, digest=self._source.digest, seed=self._seed, epoch=epoch, shuffle=self._shuffle
+            self.num_samples,
+            digest=self._source.digest,
+            seed=self._seed,
+            epoch=epoch,
+            shuffle=self._shuffle,
+            blocks=self._near(),
         )
         return order if self.num_samples == len(self._source) else Chosen(order, len(self._source))
 

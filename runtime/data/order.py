@@ -129,6 +129,52 @@ class Permutation(Order):
         return high << self._low_bits | low
 
 
+class Nearby(Order):
+    """A shuffle for data whose neighbours are read together: row groups of Parquet, stretches of a mounted shard.
+
+    The blocks are permuted; so are all samples within each window of some blocks that then follow one another. A rank
+    touches a window's blocks only, and comes back to none of them.
+    """
+
+    def __init__(self, starts: Positions, window: int, key: str) -> None:
+        """Choose it.
+
+        Args:
+            starts: index of the first sample of each block, and the number of samples; [blocks + 1], ascending.
+            window: blocks, at least 1.
+            key: any text.
+        """
+        super().__init__(int(starts[-1]))
+        self._key = key
+        blocks = len(starts) - 1
+        chosen = Permutation(blocks, f"{key}/blocks").take(0, blocks)
+        self._firsts = starts[chosen]
+        self._ends = np.cumsum((starts[1:] - starts[:-1])[chosen])
+        self._borders = np.concatenate(([0], self._ends[window - 1 : -1 : window], self._ends[-1:]))
+        self._windows: dict[int, Permutation] = {}
+
+    def at(self, positions: Positions) -> Positions:
+        """Return the indices at some positions."""
+        within = np.empty(len(positions), np.int64)
+        numbers = np.searchsorted(self._borders, positions, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            there = np.flatnonzero(numbers == number)
+            begin = self._borders[number]
+            within[there] = begin + self._window(number).at(positions[there] - begin)
+        blocks = np.searchsorted(self._ends, within, side="right")
+        before = np.where(blocks > 0, self._ends[blocks - 1], 0)
+        return self._firsts[blocks] + within - before
+
+    def _window(self, number: int) -> Permutation:
+        known = self._windows.get(number)
+        if known is None:
+            if len(self._windows) > 4:
+                self._windows.clear()
+            size = int(self._borders[number + 1] - self._borders[number])
+            known = self._windows[number] = Permutation(size, f"{self._key}/{number}")
+        return known
+
+
 class Chosen(Order):
     """An order of some of the samples, spread evenly over the index so that a few of label folders have every label."""
 
@@ -224,7 +270,19 @@ def order_key(*, digest: str, seed: int, epoch: int) -> str:
     return f"{ORDER_FORMAT}/{digest}/{seed}/{epoch}"
 
 
-def global_order(size: int, *, digest: str, seed: int, epoch: int, shuffle: bool) -> Order:
+@dataclass(frozen=True)
+class Blocks:
+    """Samples that are cheap to read together."""
+
+    starts: Positions
+    """Index of the first sample of each, and the number of samples; [blocks + 1]."""
+    window: int
+    """Blocks whose samples are mixed."""
+
+
+def global_order(
+    size: int, *, digest: str, seed: int, epoch: int, shuffle: bool, blocks: Blocks | None = None
+) -> Order:
     """Return the order of all samples in this epoch.
 
     Args:
@@ -233,8 +291,12 @@ def global_order(size: int, *, digest: str, seed: int, epoch: int, shuffle: bool
         seed: the user's.
         epoch: counted from 0; changes the permutation.
         shuffle: False: the order of the index, in every epoch.
+        blocks: shuffle near to them; None: over everything.
     """
-    return Permutation(size, order_key(digest=digest, seed=seed, epoch=epoch)) if shuffle else Identity(size)
+    if not shuffle:
+        return Identity(size)
+    key = order_key(digest=digest, seed=seed, epoch=epoch)
+    return Permutation(size, key) if blocks is None else Nearby(blocks.starts, blocks.window, key)
 
 
 def num_batches(samples: int, division: Division) -> int:

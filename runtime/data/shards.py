@@ -14,17 +14,22 @@ import numpy as np
 from runtime.base.errors import PlatformError, UserError
 from runtime.base.log import Log
 from runtime.data.formats.errors import malformed
-from runtime.data.formats.parquet import ParquetFile
+from runtime.data.formats.parquet import HELD_BYTES, ParquetFile
 from runtime.data.formats.probe import SPAN_FORMATS, Found, probe
 from runtime.data.formats.samples import Format, IndexedReader, Sample
 from runtime.data.formats.tables import Csv
 from runtime.data.formats.tokens import TokenFile
 from runtime.data.formats.window import Window
+from runtime.data.order import Blocks, Positions
 
 log = Log("data")
 
 SCAN_BYTES = 1 << 16
 """Bytes per read while headers are looked for: small records come many at once, long ones are seeked over."""
+BLOCK_BYTES = 4 << 20
+"""Stretch of a mounted shard that is worth reading as one."""
+BLOCKS_MIXED = 64
+"""Such stretches whose samples are mixed: 256 MiB, which a page cache holds."""
 OPEN_FILES = 64
 """Shards that a process holds open; a channel may have more than a process may open."""
 LEFT_OUT = (".idx", ".lst", ".index", ".crc", ".md5")
@@ -78,6 +83,11 @@ class SpanFile:
             raise malformed(str(self.path), begin, f"truncated: a sample needs {size} bytes, {len(data)} are left")
         return self._form.sample(Window.of(data, str(self.path), begin))
 
+    def blocks(self, size: int) -> Positions:
+        """Return the number of the first sample in each stretch of about `size` bytes."""
+        stretches = self._begins // size
+        return np.flatnonzero(np.diff(stretches, prepend=-1))
+
     def close(self) -> None:
         """Close the file; the next sample opens it again."""
         if self._file is not None:
@@ -123,6 +133,21 @@ class Shards:
     def __len__(self) -> int:
         """Count the samples."""
         return self._starts[-1]
+
+    def blocks(self, *, mounted: bool) -> Blocks | None:
+        """Say which samples should be read together: rows of a row group, and stretches of shards that are mounted.
+
+        Args:
+            mounted: bytes come over a network, where single samples at random places are slow.
+        """
+        if self.format != "parquet" and not mounted:
+            return None
+        pieces = [start + file.blocks(BLOCK_BYTES) for start, file in zip(self._starts, self._files, strict=False)]
+        starts = np.concatenate([*pieces, np.array([len(self)])]).astype(np.int64)
+        if self.format != "parquet":
+            return Blocks(starts, BLOCKS_MIXED)
+        groups = max((cast(ParquetFile, file).largest_group for file in self._files), default=1)
+        return Blocks(starts, max(1, min(BLOCKS_MIXED, HELD_BYTES // max(1, groups))))
 
     def name(self, index: int) -> str:
         """Name a sample, for messages: its file, and its number in it."""

@@ -18,6 +18,7 @@ from runtime.contract.job import Channel
 from runtime.data.formats.errors import FormatError
 from runtime.data.formats.probe import parse_content_type
 from runtime.data.images import IMAGE_SUFFIXES, Array, BadSample, damage, decode_image, mode_of
+from runtime.data.order import Blocks
 from runtime.data.shards import Shards, list_shards, open_shards
 from runtime.data.views import view_of
 
@@ -37,6 +38,8 @@ class Source(Protocol):
     """Whether samples are pictures, which are scaled to [0, 1] by default."""
     classes: tuple[str, ...]
     """Names of the labels, in the order of their numbers; empty when labels are no classes."""
+    blocks: Blocks | None
+    """How samples lie together where it matters for reading; None: any order costs the same."""
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -136,6 +139,7 @@ class _ImageFolders:
     """``<label>/<name>.png``: the folder's name is the label."""
 
     images = True
+    blocks: Blocks | None = None
 
     def __init__(self, root: Path, images: Sequence[tuple[str, str, int]]) -> None:
         self.classes = tuple(sorted({label for label, _, _ in images}))
@@ -182,6 +186,7 @@ class _Arrays:
     """Arrays on disk: ``x.npy`` and ``y.npy`` (opened by mmap), or one ``.npz`` with ``x`` and ``y``."""
 
     images = False
+    blocks: Blocks | None = None
     classes: tuple[str, ...] = ()
 
     def __init__(self, channel: Channel) -> None:
@@ -227,6 +232,7 @@ class _Pairs:
     """Images with a caption beside each: ``0001.jpg`` and ``0001.txt``."""
 
     images = True
+    blocks: Blocks | None = None
     classes: tuple[str, ...] = ()
 
     def __init__(self, root: Path, images: Sequence[tuple[str, str, int]], suffix: str) -> None:
@@ -283,6 +289,7 @@ class _ShardSamples:
         self.digest = shards.digest
         self._view = view_of(shards.format, self._first(), shards.options)
         self.images = self._view.images
+        self.blocks = shards.blocks(mounted=channel.input_mode == "FastFile")
         log.info(f"channel {channel.name!r}: {self._view.said}")
 
     def _first(self) -> dict[str, Any]:

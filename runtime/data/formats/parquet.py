@@ -1,9 +1,14 @@
 """Parquet through pyarrow (extra `parquet`): rows as samples, a row group in memory at a time."""
 
+import bisect
 import importlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.data.formats.errors import FormatError, malformed
@@ -11,6 +16,8 @@ from runtime.data.formats.samples import Sample
 from runtime.data.formats.window import MOST_BYTES
 
 ROWS_PER_GROUP = 4096
+HELD_BYTES = 256 << 20
+"""Row groups that a reader keeps decoded; the newest one in any case."""
 
 
 def _pyarrow() -> Any:  # noqa: ANN401 - a module without types
@@ -55,25 +62,35 @@ class ParquetFile:
                 raise malformed(str(path), 0, f"row group {number} claims {group.total_byte_size} bytes")
             self._starts.append(self._starts[-1] + group.num_rows)
         self.close()
-        self._held: tuple[int, list[Sample]] = (-1, [])
+        self.largest_group = max((group.total_byte_size for group in groups), default=0)
+        """Bytes of the largest row group, decompressed."""
+        self._held: OrderedDict[int, Any] = OrderedDict()
 
     def __len__(self) -> int:
         """Count the rows."""
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one row; the row group it lies in is kept."""
-        import bisect
-
+        """Read one row; row groups that were read lately are kept."""
         group = bisect.bisect_right(self._starts, index) - 1
-        if self._held[0] != group:
-            self._held = (group, list(self._group(group)))
-        return self._held[1][index - self._starts[group]]
+        if group in self._held:
+            self._held.move_to_end(group)
+        else:
+            self._held[group] = self._group(group)
+            while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > HELD_BYTES:
+                self._held.popitem(last=False)
+        return self._held[group].slice(index - self._starts[group], 1).to_pylist()[0]
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield all rows."""
         for group in range(len(self._starts) - 1):
-            yield from self._group(group)
+            for batch in self._group(group).to_batches(1024):
+                yield from batch.to_pylist()
+
+    def blocks(self, size: int) -> npt.NDArray[np.int64]:
+        """Return the numbers of the first rows of the row groups, whatever their size."""
+        del size
+        return np.array(self._starts[:-1], dtype=np.int64)
 
     def close(self) -> None:
         """Close the file; the next row opens it again."""
@@ -81,22 +98,19 @@ class ParquetFile:
             self._file.close()
             self._file = None
 
-    def _group(self, number: int) -> Iterator[Sample]:
+    def _group(self, number: int) -> Any:  # noqa: ANN401 - an Arrow table
         arrow = _pyarrow()
-        expected, seen = self._starts[number + 1] - self._starts[number], 0
         try:
             if self._file is None:
                 self._file = arrow.parquet.ParquetFile(self.path)
             # Arrow's threads do not survive the fork of a loader worker; the workers are the parallel part.
-            batches = self._file.iter_batches(1024, row_groups=[number], columns=self._columns, use_threads=False)
-            for batch in batches:
-                rows = batch.to_pylist()
-                seen += len(rows)
-                yield from rows
+            table = self._file.read_row_group(number, columns=self._columns, use_threads=False)
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from error
-        if seen != expected:
-            raise malformed(str(self.path), 0, f"row group {number} has {seen} rows and claims {expected}")
+        expected = self._starts[number + 1] - self._starts[number]
+        if table.num_rows != expected:
+            raise malformed(str(self.path), 0, f"row group {number} has {table.num_rows} rows and claims {expected}")
+        return table
 
     def _damaged(self, error: Exception) -> FormatError | PlatformError:
         if isinstance(error, OSError) and error.errno is not None:

@@ -125,3 +125,7 @@ class IndexedReader(Reader, Protocol):
     def __getitem__(self, index: int) -> Sample:
         """Read one sample."""
         ...
+
+    def blocks(self, size: int) -> npt.NDArray[np.int64]:
+        """Return the numbers of the samples that begin a stretch of about `size` bytes, or what is read as one."""
+        ...

@@ -73,6 +73,10 @@ class TokenFile:
         """Yield all samples."""
         return (self[index] for index in range(len(self)))
 
+    def blocks(self, size: int) -> npt.NDArray[np.int64]:
+        """Return the numbers of the samples that begin a stretch of about `size` bytes."""
+        return np.arange(0, len(self), max(1, size // (self._length * self._dtype.itemsize)))
+
     def close(self) -> None:
         """Close the file; the next sample opens it again."""
         if self._file is not None:

@@ -20,7 +20,7 @@ class Numbers:
     """Samples whose value is their number; some cannot be read."""
 
     images = False
-
+    blocks = None
     classes: tuple[str, ...] = ()
 
     def __init__(self, size: int, bad: frozenset[int] = frozenset(), digest: str = "d") -> None:

@@ -16,6 +16,7 @@ from runtime.data.order import (
     Identity,
     Last,
     Mixed,
+    Nearby,
     Permutation,
     global_order,
     num_batches,
@@ -272,3 +273,26 @@ def test_batches_cut_together_are_those_cut_one_by_one(
     count = num_batches(size - begin, division) + 1
     one_by_one = [slice_batch(order, begin + n * division.global_batch, division) for n in range(count)]
     assert list(slice_batches(order, begin, count, division)) == one_by_one
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=60), st.integers(1, 9), st.text(max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_a_near_shuffle_is_a_permutation_that_stays_within_its_windows(sizes: list[int], window: int, key: str) -> None:
+    starts = np.cumsum([0, *sizes])
+    order = Nearby(starts, window, key)
+    found = order.take(0, len(order))
+    assert sorted(found.tolist()) == list(range(int(starts[-1])))
+    assert found.tolist() == [int(order.take(at, at + 1)[0]) for at in range(len(order))]
+    blocks = np.searchsorted(starts, found, side="right") - 1
+    seen: set[int] = set()
+    while len(blocks):
+        size, now = 0, set[int]()
+        for block in dict.fromkeys(blocks.tolist()):
+            now.add(block)
+            size += sizes[block]
+            if len(now) == window:
+                break
+        assert set(blocks[:size].tolist()) == now, "a window holds its blocks and nothing else"
+        assert not now & seen
+        seen |= now
+        blocks = blocks[size:]

@@ -229,3 +229,37 @@ def test_archives_of_another_tool(tmp_path: Path) -> None:
                 tar.addfile(info, io.BytesIO(value))
     x, y = next(iter(data(tmp_path, shuffle=False)))
     assert (x.shape, y.tolist()) == ((3, 3, 3, 4), [0, 1, 2])
+
+
+def test_a_mounted_channel_is_shuffled_near_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(shards, "BLOCKS_MIXED", 1)
+    root = write(tmp_path / "c", "tar", FORMS["tar"], per_shard=6)
+    mounted = open_source(Channel("train", str(root), input_mode="FastFile"))
+    copied = open_source(Channel("train", str(root)))
+    assert mounted.blocks is not None
+    assert copied.blocks is None
+    near = _over(mounted)
+    seen = [int(label) for _, y in near for label in y]
+    assert sorted(seen) == list(range(COUNT))
+    borders = mounted.blocks.starts.tolist()
+    blocks = [max(b for b, start in enumerate(borders) if start <= n) for n in seen]
+    assert [b for n, b in enumerate(blocks) if n == 0 or blocks[n - 1] != b] == list(dict.fromkeys(blocks))
+    with pytest.raises(UserError, match="another kind of shuffle, near or over everything"):
+        _over(copied).load_state_dict(near.state_dict())
+
+
+def test_parquet_rows_are_shuffled_within_a_few_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.data.formats import parquet
+
+    monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 2)
+    source = open_source(Channel("train", str(write(tmp_path / "c", "parquet", FORMS["parquet"]))))
+    assert source.blocks is not None
+    assert source.blocks.starts.tolist() == [0, 2, 4, 6, 8, 10, 11]
+    assert sorted(int(label) for _, y in _over(source) for label in y) == list(range(COUNT))
+
+
+def _over(source: Any) -> Data:
+    values: dict[str, Any] = {"name": "train", "seed": 0, "shuffle": True, "workers": 0, "on_bad": "raise"}
+    values |= {"transform": None, "device": torch.device("cpu"), "sample": 0, "hooks": Hooks()}
+    return Data(source, division=Division(4, 0, 1), **values)
