@@ -16,7 +16,7 @@ from runtime.local.inputs.mounts import check_fuse, clean_mounts, our_mounts
 from runtime.local.inputs.service import Inputs
 from runtime.local.request import ChannelSpec, GroupSpec, TrainingJobSpec
 from tests.conftest import wait_for
-from tests.unit.local.test_inputs_run import needs_fuse
+from tests.inputs import needs_fuse
 
 HOLDER = """
 import sys

@@ -23,28 +23,7 @@ from runtime.local.inputs.order import Share
 from runtime.local.inputs.pipe import PipeFeeder
 from runtime.local.inputs.stream import PipeContent, PipeSource, PipeStream, unpack, wrap
 from tests.conftest import wait_for
-
-
-def records(data: bytes) -> list[bytes]:
-    """Decode RecordIO as its specification says, in the simplest way."""
-    found: list[bytes] = []
-    parts: list[bytes] = []
-    at = 0
-    while at < len(data):
-        magic, lrec = struct.unpack_from("<II", data, at)
-        assert magic == 0xCED7230A, f"no record at {at}"
-        flag, length = lrec >> 29, lrec & ((1 << 29) - 1)
-        parts.append(data[at + 8 : at + 8 + length])
-        assert len(parts[-1]) == length
-        at += 8 + length
-        padding = -length % 4
-        assert data[at : at + padding] == bytes(padding)
-        at += padding
-        if flag in (0, 3):
-            found.append(b"".join(parts))
-            parts = []
-    assert not parts
-    return found
+from tests.inputs import records
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Jobs of engine process that read FIFOs, mounts and manifests, from directories and from S3."""
 
+import functools
 import gzip
 import json
 from collections.abc import Callable
@@ -9,73 +10,17 @@ from typing import Any
 
 import pytest
 
-from runtime.local.flags import RunOptions
-from runtime.local.inputs.mounts import our_mounts
 from runtime.local.interruption import parse_interruption
-from runtime.local.request import ChannelSpec, GroupSpec, TrainingJobSpec
-from runtime.local.runner import run_job
+from runtime.local.request import ChannelSpec
 from runtime.local.s3 import parse_s3_uri
-from tests.left_out import fuse_is_missing
+from tests.inputs import needs_fuse, records, run_use, written
 from tests.s3 import FakeS3
-from tests.unit.local.test_inputs_pipe import records
-
-SCRIPT = """
-import json, os, pathlib, sys, time
-
-base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
-host = os.environ["SM_CURRENT_HOST"]
-inputs = base / "input/data"
-
-def epoch(channel, number):
-    path = inputs / f"{channel}_{number}"
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        if time.monotonic() > deadline:
-            sys.exit(f"{path} does not appear")
-        time.sleep(0.01)
-    return path.read_bytes()
-
-def tree(channel):
-    root = inputs / channel
-    return {str(p.relative_to(root)): p.read_text("latin-1") for p in sorted(root.rglob("*")) if p.is_file()}
-
-shown = eval(os.environ["SHOW"])
-(base / "model" / f"{host}.json").write_text(json.dumps(shown))
-"""
-
-
-needs_fuse = pytest.mark.skipif(bool(fuse_is_missing()), reason=fuse_is_missing())
 
 
 @pytest.fixture
 def job(place: Path) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Run a job whose hosts evaluate ``show``; returns the record, and what each host saw."""
-
-    def run(show: str, *channels: ChannelSpec, hosts: int = 1, out: str = "out", **options: Any):
-        script = place / "code/use.py"
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(SCRIPT)
-        spec = TrainingJobSpec(
-            "use",
-            hyperparameters={"sagemaker_program": "use.py", "slipway_profile": "off"},
-            channels=channels,
-            groups=(GroupSpec("homogeneousCluster", "local", hosts),),
-            environment={"SHOW": show},
-        )
-        record = run_job(spec, RunOptions(output=place / out, code=script, as_json=True, **options))
-        seen: dict[str, Any] = {}
-        if record.status == "Completed":
-            import tarfile
-
-            with tarfile.open(place / out / "model.tar.gz") as tar:
-                for member in tar:
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    seen[member.name.removesuffix(".json")] = json.loads(stream.read())
-        assert not [mount for mount in our_mounts() if mount.path.startswith(str(place))]
-        return record, seen
-
-    return run
+    return functools.partial(run_use, place)
 
 
 @pytest.fixture
@@ -85,11 +30,6 @@ def data(place: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     return place / "data"
-
-
-def written(record: Any) -> dict[str, Any]:
-    """What job.json says of the inputs of the last attempt."""
-    return json.loads(Path(record.paths["job"]).read_text())["attempts"][-1]["inputs"]
 
 
 def test_two_hosts_read_two_epochs_of_their_shards(job, data):
