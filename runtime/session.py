@@ -139,7 +139,7 @@ class Run:
 
     def data(
         self,
-        channel: str,
+        channel: str | Mapping[str, float],
         *,
         batch_size: int,
         seed: int = 0,
@@ -152,21 +152,22 @@ class Run:
         """Open a channel: batches ``(x, y)`` on this rank's device.
 
         Args:
-            channel: its name in the job.
+            channel: its name in the job; or several by weight, such as ``{"web": 0.7, "books": 0.3}``.
             batch_size: samples per rank and step, at least 1.
             seed: of the shuffle; another epoch gets another order from the same seed.
             shuffle: False keeps the order of the index.
             workers: loader processes per rank; ``auto``: CPUs per rank less one, at most 8; 0: in this process.
             last: the last global batch: ``short`` divides it evenly, ``pad`` fills it up, ``drop`` leaves it out.
             on_bad: an unreadable sample: ``raise`` ends the job and names the file, ``skip`` counts and warns.
-            transform: from a sample's array to a tensor; None: images become float32 in [0, 1], channels first.
+            transform: from a sample's array to a tensor, or from a whole record to ``(x, y)``; None: images become
+                float32 in [0, 1], channels first.
 
         Raises:
             UserError: no such channel, nothing to read in it, an impossible argument, a damaged image.
         """
         from runtime.data.loader import Data
+        from runtime.data.mixing import open_channels, weights_of
         from runtime.data.order import Division
-        from runtime.data.sources import open_source
 
         if batch_size < 1:
             raise UserError(f"run.data({channel!r}, batch_size={batch_size})", allowed="batch_size is at least 1")
@@ -176,10 +177,12 @@ class Run:
         ):
             if value not in choices:
                 raise UserError(f"run.data({channel!r}, {name}={value!r})", allowed=f"{name} is one of {choices}")
-        described = self.job.channel(channel)
-        source = open_source(described)
+        weights = weights_of(channel)
+        channels = [self.job.channel(name) for name in weights]
+        source, mix = open_channels(channels, list(weights.values()))
+        channel = "+".join(weights)
         # Hosts of a sharded channel hold different files: only the ranks of one host share them.
-        sharded = described.distribution == "ShardedByS3Key" and self.place.num_hosts > 1
+        sharded = channels[0].distribution == "ShardedByS3Key" and self.place.num_hosts > 1
         ranks = self.place.local_world_size if sharded else self.world_size
         rank = self.local_rank if sharded else self.rank
         damaged = source.find_damaged(range(rank, len(source), ranks)) if on_bad == "raise" else ""
@@ -196,7 +199,8 @@ class Run:
             transform=transform,
             device=self.device,
             sample=self._settings.sample,
-            hooks=_DataHooks(self),
+            hooks=_DataHooks(self, sharded=sharded),
+            mix=mix,
         )
         log.info(
             f"channel {channel!r}: {data.num_samples} of {data.num_samples_in_channel} samples, global batch "
@@ -405,8 +409,9 @@ class Run:
 class _DataHooks:
     """What one `Data` tells its Run, and asks it; a part of `Run` that every channel has for itself."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, *, sharded: bool) -> None:
         self._run = run
+        self._sharded = sharded
         self.trains = False
         """Whether a step was ever made with a batch of this channel: only then does the end of the steps end it."""
 
@@ -431,7 +436,7 @@ class _DataHooks:
         told = self._run.world.gather(mine)
         if len(set(told)) == 1:
             return mine
-        if self._run.job.channel(channel).distribution != "ShardedByS3Key":
+        if not self._sharded:
             raise UserError(
                 f"The hosts see different files in channel {channel!r}",
                 allowed="a FullyReplicated channel has the same files on every host",
