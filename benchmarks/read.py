@@ -54,6 +54,17 @@ for line in sys.stdin:
     assert seen == count, (seen, count)
     print(json.dumps([spent, size]), flush=True)
 """
+_NO_TORCHVISION = """import sys, types
+class Absent(types.ModuleType):
+    __path__ = []
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+for name in ("", ".datasets", ".datasets.folder", ".transforms", ".transforms.functional"):
+    sys.modules["torchvision" + name] = Absent("torchvision" + name)
+"""
+"""streaming imports torchvision for its image data sets, which are not measured; the one on the index wants CUDA."""
 _PEERS_CODE: Mapping[str, tuple[str, str]] = {
     "webdataset": (
         """import glob
@@ -64,7 +75,8 @@ shards = sorted(glob.glob(root + "/*.tar"))""",
         size += len(sample["jpg"])""",
     ),
     "mds": (
-        """from streaming import StreamingDataset
+        _NO_TORCHVISION
+        + """from streaming import StreamingDataset
 data = StreamingDataset(local=root, shuffle=False, batch_size=64)""",
         """for sample in data:
         seen += 1
@@ -79,8 +91,9 @@ data = StreamingDataset(root, shuffle=False)""",
     ),
 }
 _PEERS_WRITE: Mapping[str, str] = {
-    "mds": """
-import sys, json, random
+    "mds": _NO_TORCHVISION
+    + """
+import random
 from streaming import MDSWriter
 out, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 chance = random.Random(0)
