@@ -40,8 +40,10 @@ class Limit:
 class Player(Protocol):
     """Plays faults, see `runtime.local.faults`."""
 
-    needs_step: bool
-    """Whether a step is awaited."""
+    @property
+    def needs_step(self) -> bool:
+        """Whether a step is awaited."""
+        ...
 
     def begin(self, hosts: Sequence[Host]) -> None:
         """The hosts of an attempt were started."""
@@ -58,25 +60,6 @@ class Player(Protocol):
     def lost(self) -> tuple[str, ...]:
         """Name the hosts that vanished in this attempt, as a broken machine does."""
         ...
-
-
-class NoFaults:
-    """Plays none."""
-
-    needs_step = False
-
-    def begin(self, hosts: Sequence[Host]) -> None:
-        """Nothing is to be done."""
-
-    def tick(self, step: int, elapsed_s: float) -> None:
-        """Nothing is due."""
-
-    def end(self) -> None:
-        """Nothing lasts."""
-
-    def lost(self) -> tuple[str, ...]:
-        """Nothing vanished."""
-        return ()
 
 
 @dataclass

@@ -255,6 +255,43 @@ class Docker:
         except (self._errors.DockerException, OSError) as error:
             raise _failed(f"send {signal}", error) from error
 
+    def pause(self, container: str, *, on: bool) -> None:
+        """Stop all processes of a container where they are, or let them go on."""
+        try:
+            self._api.pause(container) if on else self._api.unpause(container)
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("freeze the container" if on else "let the container go on", error) from error
+
+    def pid(self, container: str) -> int:
+        """Return the process id of a container's first process, as the engine's machine counts."""
+        try:
+            return int(self._api.inspect_container(container)["State"]["Pid"])
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("look at the container", error) from error
+
+    def execute(self, container: str, words: Sequence[str]) -> tuple[int, str]:
+        """Run a command in a container, and return its exit code and what it printed."""
+        try:
+            made: Any = self._api.exec_create(container, list(words), user="0")
+            text: Any = self._api.exec_start(made["Id"])
+            return int(self._api.exec_inspect(made["Id"])["ExitCode"]), cast(bytes, text).decode(errors="replace")
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed(f"run {words[0]} in the container", error) from error
+
+    def unplug(self, network: str, container: str) -> None:
+        """Take a container's interface in a network away."""
+        try:
+            self._api.disconnect_container_from_network(container, network, force=True)
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("disconnect the container", error) from error
+
+    def plug(self, network: str, container: str, aliases: Sequence[str]) -> None:
+        """Give a container an interface in a network."""
+        try:
+            self._api.connect_container_to_network(container, network, aliases=list(aliases))
+        except (self._errors.DockerException, OSError) as error:
+            raise _failed("connect the container", error) from error
+
     def remove(self, container: str) -> None:
         """Remove a container, also one that runs; no error when it is gone."""
         try:

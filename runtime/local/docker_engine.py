@@ -40,6 +40,8 @@ from runtime.local.tree import (
     write_tree,
 )
 from runtime.planning.hardware import probe
+from runtime.testing.container import RANKS, top_of_rank
+from runtime.testing.faults.network import ContainerNetwork
 
 log = Log("local")
 
@@ -73,6 +75,8 @@ class HostContainer:
     """Exit code, and monotonic seconds of the end."""
     lost: PlatformError | None = field(default=None, repr=False)
     killed: bool = False
+    network_name: str = ""
+    aliases: tuple[str, ...] = ()
 
     @property
     def paths(self) -> Paths:
@@ -93,6 +97,7 @@ class HostContainer:
             made: takes its id, so that it is removed whatever happens.
         """
         self.started = time.monotonic()
+        self.network_name, self.aliases = spec.network, spec.aliases
         self.thread = threading.Thread(
             target=self._live, args=(spec, sink, made), name=f"follow {self.name}", daemon=True
         )
@@ -135,6 +140,41 @@ class HostContainer:
         self.up.wait()
         if self.container:
             self.docker.kill(self.container, "SIGTERM")
+
+    # --- faults ---------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """Of its first process, on the engine's machine."""
+        return self.docker.pid(self.container)
+
+    def freeze(self) -> None:
+        """Stop all of its processes where they are."""
+        self.docker.pause(self.container, on=True)
+
+    def unfreeze(self) -> None:
+        """Let them go on."""
+        self.docker.pause(self.container, on=False)
+
+    def signal_rank(self, rank: int, number: int) -> bool:
+        """Send a signal to one rank; tell whether it is here."""
+        code, text = self.docker.execute(self.container, ["sh", "-c", RANKS, str(rank)])
+        pid = top_of_rank(text) if code == 0 else None
+        if pid is None:
+            return False
+        return self.docker.execute(self.container, ["sh", "-c", f"kill -{number} {pid}"])[0] == 0
+
+    def unplug(self) -> None:
+        """Take its network interface away."""
+        self.docker.unplug(self.network_name, self.container)
+
+    def plug(self) -> None:
+        """Give it back."""
+        self.docker.plug(self.network_name, self.container, self.aliases)
+
+    def network(self) -> ContainerNetwork:
+        """Reach into its network name space."""
+        return ContainerNetwork(self.pid, self.name)
 
 
 class DockerEngine:

@@ -14,6 +14,7 @@ from runtime.contract.paths import Paths
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec
 from runtime.local.s3.client import S3Grant
+from runtime.testing.faults.network import ContainerNetwork
 
 
 class HostLog:
@@ -94,6 +95,37 @@ class Host(Protocol):
 
     def terminate(self) -> None:
         """Send SIGTERM to its first process; no error when it has ended."""
+        ...
+
+    # Faults, see `runtime.local.faults`: only those are asked for that the engine can play.
+
+    @property
+    def pid(self) -> int:
+        """Process id of its first process, as this machine counts."""
+        ...
+
+    def freeze(self) -> None:
+        """Stop all of its processes where they are."""
+        ...
+
+    def unfreeze(self) -> None:
+        """Let them go on."""
+        ...
+
+    def signal_rank(self, rank: int, number: int) -> bool:
+        """Send a signal to one rank; tell whether it is here."""
+        ...
+
+    def unplug(self) -> None:
+        """Take its network interface away."""
+        ...
+
+    def plug(self) -> None:
+        """Give it back; it may get another address."""
+        ...
+
+    def network(self) -> ContainerNetwork:
+        """Reach into its network."""
         ...
 
 

@@ -51,6 +51,8 @@ class RunOptions:
     """Of engine docker."""
     sync: SyncPlan = field(default_factory=SyncPlan)
     """How the agents behave that sync checkpoints."""
+    faults: tuple[str, ...] = ()
+    """See `runtime.testing.faults.plan`."""
     spot_wait_s: float = 0.0
     """How long capacity is away after each interruption."""
     spot_price: float = 1.0
@@ -134,6 +136,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="TERM",
         choices=("TERM", "KILL"),
         help="how (default TERM, 120 s to leave)",
+    )
+    add(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="VERB:HOST[=VALUE][@step:N|@Ns][+Ns]",
+        help="kill, freeze, disconnect, drop, latency, loss, full-disk, slow-disk, random=SEED/COUNT (repeatable)",
     )
     add("--spot-wait", type=_seconds, default=0.0, metavar="S", help="seconds without capacity after an interruption")
     add(
@@ -226,6 +235,7 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
         engine=flags.engine,
         docker=docker,
         sync=sync,
+        faults=tuple(flags.fault),
         spot_wait_s=flags.spot_wait,
         spot_price=flags.spot_price,
         limits=limits,

@@ -30,12 +30,16 @@ from runtime.local.processes import (
     children_of,
     end_orphans,
     kill_all,
+    pid_of_rank,
+    processes_of,
+    signal_all,
 )
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec, ProcessingJobSpec
 from runtime.local.s3.client import S3Grant
 from runtime.local.tree import link_channels, write_tree
 from runtime.planning.hardware import probe
+from runtime.testing.faults.network import ContainerNetwork
 
 _PR_SET_PDEATHSIG = 1
 
@@ -76,6 +80,38 @@ class HostProcess:
     def terminate(self) -> None:
         """Send SIGTERM to its launcher."""
         self.process.send_signal(signal.SIGTERM)
+
+    @property
+    def pid(self) -> int:
+        """Of its launcher."""
+        return self.process.pid
+
+    def freeze(self) -> None:
+        """Stop all of its processes; one that was just born is found at the second look."""
+        for _ in range(2):
+            signal_all(sorted(processes_of(self.base)), signal.SIGSTOP)
+
+    def unfreeze(self) -> None:
+        """Let all of them go on."""
+        signal_all(sorted(processes_of(self.base)), signal.SIGCONT)
+
+    def signal_rank(self, rank: int, number: int) -> bool:
+        """Send a signal to one rank; tell whether it is here."""
+        pid = pid_of_rank(sorted(processes_of(self.base)), rank)
+        if pid is not None:
+            signal_all([pid], number)
+        return pid is not None
+
+    def unplug(self) -> None:
+        """A process shares this machine's network."""
+        raise UserError("engine process has no network of its own", fix="use --engine docker")
+
+    def plug(self) -> None:
+        """Nothing was unplugged."""
+
+    def network(self) -> ContainerNetwork:
+        """A process shares this machine's network."""
+        raise UserError("engine process has no network of its own", fix="use --engine docker")
 
 
 class ProcessEngine:

@@ -9,8 +9,10 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.base.errors import PlatformError
 from runtime.base.log import Log
 
 log = Log("local")
@@ -112,3 +114,28 @@ def kill_all(base: Path) -> int:
             break
         time.sleep(0.002)
     return len(seen)
+
+
+def pid_of_rank(pids: Sequence[int], rank: int) -> int | None:
+    """Find a rank among processes by its environment; its own children are passed over."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        try:
+            environ = (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+            parent = int((PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+        if f"RANK={rank}".encode() in environ:
+            found[pid] = parent
+    return min((pid for pid, parent in found.items() if parent not in found), default=None)
+
+
+def signal_all(pids: Sequence[int], number: int) -> None:
+    """Send a signal to many processes; those that ended meanwhile are passed over."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+        except PermissionError as error:
+            raise PlatformError(f"process {pid} cannot get {signal.Signals(number).name}: {error.strerror}") from error

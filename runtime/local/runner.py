@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -18,10 +18,11 @@ from runtime.base.log import Log
 from runtime.contract.job import natural_key
 from runtime.contract.paths import Paths
 from runtime.local import outputs
-from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End, Limit, NoFaults
+from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End, Limit
 from runtime.local.channel_flag import limit
 from runtime.local.checkpoints.job import JobCheckpoints
 from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.local.faults import LocalFaults, read_faults
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
 from runtime.local.metric_watch import MetricWatch
@@ -37,6 +38,7 @@ from runtime.local.record import (
 from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.results import results_of
 from runtime.local.s3.job import JobS3
+from runtime.testing.faults.plan import Fault
 
 log = Log("local")
 
@@ -163,6 +165,7 @@ class Runner:
         claim: Claim,
         engine: Engine,
         show: Show | None,
+        faults: Sequence[Fault] = (),
     ) -> None:
         """Prepare; nothing is written yet.
 
@@ -172,6 +175,7 @@ class Runner:
             claim: the output directory.
             engine: makes the hosts.
             show: takes the lines of the hosts' logs; None: nobody watches.
+            faults: to be played.
         """
         self._options = options
         self._claim = claim
@@ -184,7 +188,7 @@ class Runner:
         self.record = JobRecord(spec.name, kind, without_effect=dict(spec.without_effect))
         definitions = spec.metric_definitions if isinstance(spec, TrainingJobSpec) else ()
         self._metrics = MetricWatch(definitions, directory / "metrics.jsonl")
-        self._faults = NoFaults()
+        self._faults = LocalFaults(faults, engine, self.record.faults)
         self._clock = PhaseClock(self.record.phases)
         in_output = directory / ".work"
         longest = len(str(in_output / "attempt-99" / spec.hosts[-1]))
@@ -225,6 +229,7 @@ class Runner:
         finally:
             self._checkpoints.close()
             self._results.close()
+            self._faults.close()
             self._engine.close()
             self._s3.close()
             for host_log in logs.values():
@@ -289,6 +294,7 @@ class Runner:
                 self._enter("Restarting", f"{', '.join(end.lost)} was lost; {retries} retries are left after this one")
             else:
                 break
+        self._faults.note_missed()
         for missed in waiting:
             if end.end == "ended":
                 log.warning(f"--interrupt-after {missed.after} never came: the job ended after step {end.last_step}")
@@ -349,6 +355,7 @@ class Runner:
             bases[host] = base = self._work.base(number, host)
             self._engine.lay_out(self._spec, host, base)
             logs[host].mark(f"{self._spec.name} attempt {number} on {host}")
+        self._faults.prepare(self._spec, bases)
         if self._spec.checkpoint is not None:
             self._clock.enter("downloading")
             self._checkpoints.begin(bases)
@@ -515,10 +522,11 @@ def run_job(spec: JobSpec, options: RunOptions, engine: Engine | None = None, sh
     if show is None and not options.as_json:
         show = _print_line
     engine = engine or _engine(options)
+    faults = read_faults(options.faults, spec, options.engine)
     with claimed(directory, spec.name, engine) as claim:
         if claim.earlier:
             log.info(claim.earlier)
-        return Runner(spec, options, claim, engine, show).run()
+        return Runner(spec, options, claim, engine, show, faults).run()
 
 
 def downloaded(channel: ChannelSpec) -> bool:

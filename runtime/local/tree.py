@@ -110,6 +110,17 @@ def inside_tree(base: Path, path: str) -> Path:
     return base / "elsewhere" / path.lstrip("/")
 
 
+def directory_of(spec: JobSpec, base: Path, path: str) -> Path | None:
+    """Return where a directory of a container lies in a host's tree; None when it is none of the host's own."""
+    if spec.checkpoint is not None:
+        local = spec.checkpoint.local_path
+        if path == local or path.startswith(f"{local}/"):
+            return checkpoint_directory(spec, base) / path.removeprefix(local).lstrip("/")
+    written = [home for home in homes(spec) if not home.endswith(("/input", "/config"))]
+    inside = any(path == home or path.startswith(f"{home}/") for home in written)
+    return inside_tree(base, path) if inside else None
+
+
 def checkpoint_directory(spec: JobSpec, base: Path) -> Path:
     """Return where a host keeps its checkpoints: ``LocalPath`` below the moved root."""
     local = spec.checkpoint.local_path if spec.checkpoint is not None else f"{DEFAULT_BASE}/checkpoints"

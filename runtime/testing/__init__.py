@@ -8,6 +8,7 @@ never imported inside an image. The parts:
 - `Limits`: memory, shared memory, processes, user, read-only root;
 - `Ending` and `LogLine`: what was seen, with the times of the engine's clock;
 - `S3FaultProxy` and `S3Faults`: a slow or failing S3;
+- `FaultPlayer`: faults by name, at a step or a time (`Cluster.play`), as ``slipway run --fault`` plays them;
 - `wait_until`: a wait with a deadline that says what it waited for.
 
     with Cluster("my-image:cpu", home, hosts=3, script=SCRIPT) as cluster:
@@ -22,6 +23,7 @@ never imported inside an image. The parts:
 from runtime.testing.cluster import Cluster, Host
 from runtime.testing.container import Container, Ending, Limits, LogLine
 from runtime.testing.docker import PATIENCE_S, answers, docker, must, wait_until
+from runtime.testing.faults import Disk, FaultPlayer, Played
 from runtime.testing.s3_faults import S3FaultProxy, S3Faults, parse_s3_faults
 from runtime.testing.tree import ContractTree
 
@@ -30,10 +32,13 @@ __all__ = [
     "Host",
     "Container",
     "ContractTree",
+    "Disk",
     "Ending",
+    "FaultPlayer",
     "Limits",
     "LogLine",
     "PATIENCE_S",
+    "Played",
     "S3FaultProxy",
     "S3Faults",
     "answers",

@@ -3,16 +3,19 @@
 import itertools
 import os
 import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 from runtime.base.errors import PlatformError, UserError, one_line
 from runtime.contract.paths import DEFAULT_BASE
+from runtime.launch.progress import read_slots
 from runtime.testing.container import Container, Ending, Limits
-from runtime.testing.docker import PATIENCE_S, docker, must
+from runtime.testing.docker import LOOK_EVERY_S, PATIENCE_S, docker, must
+from runtime.testing.faults import Disk, Fault, FaultPlayer, parse_faults
 from runtime.testing.tree import ContractTree
 
 _numbers = itertools.count(1)
@@ -26,6 +29,8 @@ class Host(Container):
     tree: ContractTree
     network: str
     """The engine's name of its network, or ``none``."""
+    disks: Mapping[str, Disk] = field(default_factory=dict[str, Disk])
+    """Path in the container to its small disk, see `Cluster.disk`."""
 
     @property
     def address(self) -> str:
@@ -46,6 +51,44 @@ class Host(Container):
     def connect(self) -> None:
         """Give it an interface again; it may get another address."""
         must("network", "connect", "--alias", self.host, self.network, self.name)
+
+    # --- as `runtime.testing.faults` sees it --------------------------------------------------------------------
+
+    def is_up(self) -> bool:
+        """Whether it runs."""
+        done = docker("inspect", "--format", "{{.State.Running}}", self.name)
+        return done.returncode == 0 and done.stdout.strip() == "true"
+
+    def vanish(self) -> float:
+        """End all of its processes at once."""
+        return self.kill()
+
+    def signal_rank(self, rank: int, number: int) -> bool:
+        """Send a signal to one rank; tell whether it is here."""
+        try:
+            self.kill_rank(rank, signal.Signals(number))
+        except PlatformError:
+            return False
+        return True
+
+    def unplug(self) -> float:
+        """Take its network interface away."""
+        return self.disconnect()
+
+    def plug(self) -> None:
+        """Give it an interface again."""
+        self.connect()
+
+    def disturb(self, fault: Fault) -> Callable[[], None]:
+        """Begin ``drop``, ``loss`` or ``latency``."""
+        return self.network_space().disturb(fault)
+
+    def spoil(self, fault: Fault) -> Callable[[], None]:
+        """Begin ``full-disk`` or ``slow-disk``."""
+        disk = self.disks.get(fault.path)
+        if disk is None:
+            raise UserError(f"{self.host} has no disk of its own at {fault.path}", fix="call Cluster.disk before start")
+        return disk.spoil(fault, self.pid())
 
     def wait(self, deadline_s: float = PATIENCE_S) -> Ending:
         """Wait for its end and describe it."""
@@ -93,6 +136,10 @@ class Cluster:
         self._started: dict[str, Host] = {}
         self._prefix = f"slipway-{os.getpid()}-{next(_numbers)}"
         self._published: dict[str, str] = {}
+        self._home = home
+        self._disks: dict[str, dict[str, Disk]] = {host: {} for host in self.hosts}
+        self._players: list[tuple[FaultPlayer, threading.Thread]] = []
+        self._over = threading.Event()
         self._names_file = home / "hosts"
         if not names:
             self._names_file.write_text("127.0.0.1 localhost\n", encoding="utf-8")
@@ -146,7 +193,7 @@ class Cluster:
                 words += ["--volume", f"{self._names_file}:/etc/hosts"]
             words += (limits or self._limits).options()
             # Known before it is started: a client that fails half-way must not leave a container behind.
-            self._started[host] = Host(name, host, self.trees[host], self._network)
+            self._started[host] = Host(name, host, self.trees[host], self._network, self._disks[host])
             must(*words, *options, self.image, *command)
 
     def kill(self, number: signal.Signals = signal.SIGTERM) -> float:
@@ -162,6 +209,55 @@ class Cluster:
             raise PlatformError(one_line(f"docker kill: {' '.join(refused)}"))
         return began
 
+    def disk(self, host: str | int, path: str, megabytes: int | None = None) -> Disk:
+        """Put a small disk in the place of a directory of a host, before the host is started. Needs root.
+
+        Args:
+            host: name, or number from 1.
+            path: below /opt/ml, such as /opt/ml/checkpoints.
+            megabytes: None: a disk for ``slow-disk``, as big as anybody wants.
+
+        Raises:
+            UserError: this machine cannot do it, or the host runs already.
+        """
+        name = self.hosts[host - 1] if isinstance(host, int) else host
+        if name in self._started:
+            raise UserError(f"{name} runs already", fix="call disk before start")
+        target = self.trees[name].base / Path(path).relative_to(DEFAULT_BASE)
+        home = self._home / "disks" / name / target.name
+        made = Disk(home, target, None if megabytes is None else megabytes << 20)
+        self._disks[name][path] = made
+        return made
+
+    def play(self, *faults: str) -> FaultPlayer:
+        """Let faults happen at their moments, in a thread that ends with the cluster.
+
+        Args:
+            faults: see `runtime.testing.faults.plan`; steps are those that ranks with a `Run` report, times count
+                from now.
+
+        Returns:
+            Its ``record`` says what was played and when.
+
+        Raises:
+            UserError: a text has no meaning.
+        """
+        player = FaultPlayer(parse_faults(faults, self.hosts))
+        player.begin(list(self))
+        thread = threading.Thread(target=self._drive, args=(player,), name="faults", daemon=True)
+        self._players.append((player, thread))
+        thread.start()
+        return player
+
+    def _drive(self, player: FaultPlayer) -> None:
+        began = time.monotonic()
+        while not self._over.wait(LOOK_EVERY_S):
+            player.tick(self._step() if player.needs_step else 0, time.monotonic() - began)
+
+    def _step(self) -> int:
+        files = [tree.base / "output" / "slipway" / "progress" for tree in self.trees.values()]
+        return max((step for file in files for step, _ in read_slots(str(file))), default=0)
+
     def publish(self, *hosts: str | int) -> None:
         """Let the names of these started hosts resolve on all hosts, from now on; all when none is named."""
         for host in [self[host] for host in hosts] or list(self):
@@ -176,6 +272,10 @@ class Cluster:
 
     def close(self) -> None:
         """Remove containers and network; files that root wrote in a container become the caller's again."""
+        self._over.set()
+        for player, thread in self._players:
+            thread.join()
+            player.end()
         mine = f"{os.getuid()}:{os.getgid()}"
         for host in self._started.values():
             docker("unpause", host.name)  # an old engine does not remove a frozen container
@@ -184,6 +284,9 @@ class Cluster:
                 volume = f"{host.tree.base}:{DEFAULT_BASE}"
                 docker("run", "--rm", "--user=0", "--volume", volume, self.image, "chown", "-R", mine, DEFAULT_BASE)
         self._started.clear()
+        for disks in self._disks.values():
+            for disk in disks.values():
+                disk.unmount()
         if self._network != "none":
             done = docker("network", "rm", self._network)
             if done.returncode != 0 and "not found" not in done.stderr:

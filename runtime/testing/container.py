@@ -2,26 +2,32 @@
 
 import datetime
 import json
-import os
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.base.errors import PlatformError, UserError, one_line
+from runtime.base.errors import PlatformError
 from runtime.testing.docker import PATIENCE_S, docker, must, wait_until
+from runtime.testing.faults.network import ContainerNetwork
 from runtime.testing.tree import ContractTree
 
 _STAMPED = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:.]+Z) (.*)$")
-_RANKS = (
+RANKS = (
     "for p in /proc/[0-9]*; do"
     ' if tr "\\0" "\\n" <"$p/environ" | grep -qx "RANK=$0"; then'
     ' echo "${p#/proc/} $(sed -n "s/^PPid:[[:space:]]*//p" "$p/status")"; fi; done 2>/dev/null; true'
 )
 """Prints pid and parent of every process with the environment of one rank."""
+
+
+def top_of_rank(text: str) -> int | None:
+    """Read what `RANKS` prints: the process of the rank itself, its children passed over; None without one."""
+    rows = [line.split() for line in text.splitlines()]
+    found = {int(row[0]): int(row[1]) for row in rows if len(row) == 2}
+    return min((pid for pid, parent in found.items() if parent not in found), default=None)
 
 
 @dataclass(frozen=True)
@@ -207,12 +213,10 @@ class Container:
         Raises:
             PlatformError: no process of this rank runs.
         """
-        rows = [line.split() for line in must("exec", self.name, "sh", "-c", _RANKS, str(rank)).splitlines()]
-        found = {int(row[0]): int(row[1]) for row in rows if len(row) == 2}
-        tops = sorted(pid for pid, parent in found.items() if parent not in found)
-        if not tops:
+        pid = top_of_rank(must("exec", self.name, "sh", "-c", RANKS, str(rank)))
+        if pid is None:
             raise PlatformError(f"rank {rank} does not run in {self.name}")
-        return tops[0]
+        return pid
 
     # --- what happens to it -------------------------------------------------------------------------------------
 
@@ -259,17 +263,39 @@ class Container:
             UserError: we may not enter its network namespace.
         """
         began = time.time()
-        for chain, wanted, ours, theirs in (("INPUT", incoming, "-i", "-s"), ("OUTPUT", outgoing, "-o", "-d")):
-            if wanted:
-                only = [theirs, peer] if peer else []
-                self._iptables("-A", chain, "!", ours, "lo", *only, "-j", "DROP")
+        self.network_space().drop(incoming=incoming, outgoing=outgoing, peer=peer)
         return began
 
     def heal(self) -> float:
         """Take back every `drop`."""
         began = time.time()
-        self._iptables("-F")
+        self.network_space().heal()
         return began
+
+    def latency(self, delay_s: float, jitter_s: float = 0.0, seed: int = 0) -> Callable[[], None]:
+        """Let what it sends come later; return what takes it back. Needs root on the engine's own machine.
+
+        Args:
+            delay_s: seconds.
+            jitter_s: seconds around `delay_s`.
+            seed: of the jitter, where the kernel has no netem.
+
+        Raises:
+            UserError: we may not enter its network name space.
+        """
+        return self.network_space().delay(delay_s, jitter_s, seed)
+
+    def lose(self, share: float, seed: int = 0) -> Callable[[], None]:
+        """Lose a share, in 0..1, of the packets that it sends; return what takes it back. Needs root, as `latency`."""
+        return self.network_space().lose(share, seed)
+
+    def pid(self) -> int:
+        """Return the process id of its first process, as the engine's machine counts."""
+        return int(must("inspect", "--format", "{{.State.Pid}}", self.name))
+
+    def network_space(self) -> ContainerNetwork:
+        """Reach into its network name space."""
+        return ContainerNetwork(self.pid(), self.name)
 
     def fill(self, directory: str) -> int:
         """Write to a directory until its disk is full.
@@ -308,14 +334,3 @@ class Container:
             succeeded=tree.succeeded,
             log=self.lines(),
         )
-
-    def _iptables(self, *words: str) -> None:
-        pid = must("inspect", "--format", "{{.State.Pid}}", self.name).strip()
-        command: Sequence[str] = ["nsenter", "--target", pid, "--net", "iptables", "--wait", *words]
-        path = f"{os.defpath}:/usr/sbin:/sbin"
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PATH": path})
-        if done.returncode != 0:
-            raise UserError(
-                one_line(f"Packets of {self.name} cannot be dropped: {done.stderr.strip()}"),
-                fix="run as root on the machine of the engine, with iptables installed",
-            )

@@ -8,9 +8,11 @@ import errno
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.base.errors import PlatformError, UserError, one_line
+from runtime.testing.faults.plan import Fault
 
 PATH = f"{os.defpath}:/usr/sbin:/sbin"
 SLOW_DISK = 64 << 30
@@ -31,13 +33,13 @@ def can_make_disks() -> str:
 class Disk:
     """One small disk, mounted at a directory."""
 
-    def __init__(self, home: Path, target: Path, size: int) -> None:
+    def __init__(self, home: Path, target: Path, size: int | None) -> None:
         """Make it and mount it; what is in the target is moved to it.
 
         Args:
             home: directory for the disk itself, not there yet.
             target: directory in whose place it comes.
-            size: bytes.
+            size: bytes; None: as big as anybody wants, to be slow.
 
         Raises:
             UserError: this machine cannot do it.
@@ -49,11 +51,11 @@ class Disk:
         self._home, self._image, self._whole = home, home / "disk", home / "whole"
         self._whole.mkdir(parents=True)
         with self._image.open("wb") as image:
-            image.truncate(size)
+            image.truncate(size or SLOW_DISK)
         # No journal and no reserve: what is free is what the job may write.
         _call("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1", str(self._image))
         # sync: a writer feels the disk, and not only the cache in front of it.
-        _call("mount", "-o", "loop,sync" if size == SLOW_DISK else "loop", str(self._image), str(self._whole))
+        _call("mount", "-o", "loop,sync" if size is None else "loop", str(self._image), str(self._whole))
         self._inside = self._whole / "content"
         target.mkdir(parents=True, exist_ok=True)
         shutil.copytree(target, self._inside, symlinks=True)
@@ -104,6 +106,20 @@ class Disk:
                     f"The disk of {self.target} cannot be slowed: {path}: {error.strerror}",
                     fix="use a kernel with CONFIG_BLK_DEV_THROTTLING",
                 ) from error
+
+    def spoil(self, fault: Fault, pid: int) -> Callable[[], None]:
+        """Begin ``full-disk`` or ``slow-disk`` for the container of a process; return what takes it back."""
+        if fault.verb == "full-disk":
+            if fault.once:  # else it is small from the start, and the job itself fills it
+                self.fill()
+            return self.release
+        self.slow(pid, fault.rate)
+
+        def undo() -> None:
+            with contextlib.suppress(PlatformError, UserError):  # its control group went with it
+                self.slow(pid, 0)
+
+        return undo
 
     def unmount(self, *, keep: bool = True) -> None:
         """Take the disk away; no error when it is gone.

@@ -1,7 +1,8 @@
 """Packets of one container that are lost or come late: rules in its network name space, seen from the engine's machine.
 
-The kernel's own netem delays packets where it is built in; elsewhere a queue of netfilter does
-(`runtime.testing.faults.delay`). All of it needs root on the machine of the engine.
+The kernel's own netem delays packets where it is built in; elsewhere, and for losses, a queue of netfilter does
+(`runtime.testing.faults.packets`): it draws by a seed, and unlike a rule that drops it tells the sender nothing. All of
+it needs root on the machine of the engine.
 """
 
 import os
@@ -10,12 +11,12 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from runtime.base.errors import UserError, one_line
-from runtime.testing.faults.delay import DelayQueue
+from runtime.testing.faults.packets import PacketQueue
 from runtime.testing.faults.plan import Fault
 
 PATH = f"{os.defpath}:/usr/sbin:/sbin"
-QUEUE = 77
-"""Number of our queue: each network name space has its own ones."""
+LATE, LOST = 77, 78
+"""Numbers of our queues: each network name space has its own ones."""
 
 
 def can_reach_in() -> str:
@@ -44,7 +45,7 @@ class ContainerNetwork:
         if fault.verb == "drop":
             return self.drop()
         if fault.verb == "loss":
-            return self.lose(fault.share)
+            return self.lose(fault.share, fault.seed)
         return self.delay(fault.delay_s, fault.jitter_s, fault.seed)
 
     def drop(self, *, incoming: bool = True, outgoing: bool = True, peer: str = "") -> Callable[[], None]:
@@ -65,10 +66,18 @@ class ContainerNetwork:
                 rules.append([chain, "!", ours, "lo", *only, "-j", "DROP"])
         return self._rules(rules)
 
-    def lose(self, share: float) -> Callable[[], None]:
-        """Lose a share, in 0..1, of the packets that it sends; return what takes it back."""
-        chance = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.6f}"]
-        return self._rules([["OUTPUT", "!", "-o", "lo", *chance, "-j", "DROP"]])
+    def lose(self, share: float, seed: int = 0) -> Callable[[], None]:
+        """Lose a share of the packets that it sends.
+
+        Args:
+            share: in 0..1.
+            seed: which packets; the same packets in the same order meet the same fate.
+
+        Returns:
+            What takes it back.
+        """
+        # A table of its own: a packet that one queue lets go is not seen by the rest of the table.
+        return self._queue(["-t", "mangle"], "POSTROUTING", LOST, PacketQueue(self._pid, LOST, share=share, seed=seed))
 
     def delay(self, delay_s: float, jitter_s: float = 0.0, seed: int = 0) -> Callable[[], None]:
         """Let what it sends come later; return what takes it back.
@@ -83,7 +92,8 @@ class ContainerNetwork:
             for interface in self._links():
                 self._run("tc", "qdisc", "replace", "dev", interface, *netem)
         except UserError:
-            return self._queue(delay_s, jitter_s, seed)
+            queue = PacketQueue(self._pid, LATE, delay_s=delay_s, jitter_s=jitter_s, seed=seed)
+            return self._queue([], "OUTPUT", LATE, queue)
 
         def undo() -> None:
             for interface in self._links():
@@ -92,22 +102,23 @@ class ContainerNetwork:
         return undo
 
     def heal(self) -> None:
-        """Take back every `drop` and `lose`."""
+        """Take back every `drop`."""
         self._run("iptables", "--wait", "-F")
 
-    def _queue(self, delay_s: float, jitter_s: float, seed: int) -> Callable[[], None]:
-        queue = DelayQueue(self._pid, QUEUE, delay_s, jitter_s, seed)
+    def _queue(self, table: list[str], chain: str, number: int, queue: PacketQueue) -> Callable[[], None]:
         # --queue-bypass: packets pass when nobody listens, so that no network hangs after our end.
-        words = ["OUTPUT", "!", "-o", "lo", "-j", "NFQUEUE", "--queue-num", str(QUEUE), "--queue-bypass"]
+        words = [chain, "!", "-o", "lo", "-j", "NFQUEUE", "--queue-num", str(number), "--queue-bypass"]
         try:
-            remove = self._rules([words])
+            remove = self._rules([words], table)
         except UserError:
             queue.close()
             raise
 
         def undo() -> None:
-            remove()
-            queue.close()
+            try:
+                remove()
+            finally:
+                queue.close()
 
         return undo
 
@@ -116,13 +127,14 @@ class ContainerNetwork:
         names = [line.split(":")[1].strip().partition("@")[0] for line in listed]
         return [name for name in names if name != "lo"]
 
-    def _rules(self, rules: Sequence[Sequence[str]]) -> Callable[[], None]:
+    def _rules(self, rules: Sequence[Sequence[str]], table: Sequence[str] = ()) -> Callable[[], None]:
         for rule in rules:
-            self._run("iptables", "--wait", "-A", *rule)
+            self._run("iptables", "--wait", *table, "-A", *rule)
 
         def undo() -> None:
-            for rule in rules:
-                self._run("iptables", "--wait", "-D", *rule)
+            if os.path.exists(f"/proc/{self._pid}"):  # else the name space is gone, and the rules with it
+                for rule in rules:
+                    self._run("iptables", "--wait", *table, "-D", *rule)
 
         return undo
 

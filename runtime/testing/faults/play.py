@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,8 +19,10 @@ Undo = Callable[[], object]
 class Victim(Protocol):
     """A host as a fault sees it. A kind of host that cannot do something raises UserError."""
 
-    host: str
-    """Its name in the job."""
+    @property
+    def host(self) -> str:
+        """Its name in the job."""
+        ...
 
     def is_up(self) -> bool:
         """Whether it has been started; false again when it has ended."""
@@ -157,7 +159,7 @@ class FaultPlayer:
             self._play_rank(fault, aimed, step)
             return True
         for victim in aimed:
-            self._play(fault, victim.host, step, lambda victim=victim: begin(fault, victim))
+            self._play(fault, victim.host, step, lambda _, victim=victim: begin(fault, victim))
             if fault.verb == "kill":
                 self._lost.append(victim.host)
         return True
@@ -166,28 +168,27 @@ class FaultPlayer:
         stop = signal.SIGKILL if fault.verb == "kill" else signal.SIGSTOP
         rank = fault.rank or 0
 
-        def find() -> Undo:
+        def find(played: Played) -> Undo:
             for victim in victims:
                 if victim.signal_rank(rank, stop):
                     played.host = victim.host
                     return lambda: victim.signal_rank(rank, signal.SIGCONT)
             raise UserError(f"no host has rank {rank}")
 
-        played = self._play(fault, "", step, find)
+        self._play(fault, "", step, find)
 
-    def _play(self, fault: Fault, host: str, step: int, start: Callable[[], Undo]) -> Played:
+    def _play(self, fault: Fault, host: str, step: int, start: Callable[[Played], Undo]) -> None:
         played = Played(fault.text, host, self._attempt, step, time.time())
         self.record.append(played)
         try:
-            undo = start()
+            undo = start(played)
         except (PlatformError, UserError, OSError) as error:
             played.error = str(error)
             log.warning(f"fault {fault.text} on {host or 'a rank'} could not be played: {error}")
-            return played
+            return
         log.info(f"fault {fault.text} on {played.host or host} after step {step}")
         until = float("inf") if fault.lasting_s is None else time.monotonic() + fault.lasting_s
         self._active.append(_Active(fault, played, undo, until))
-        return played
 
     def _end(self, active: _Active) -> None:
         self._active.remove(active)
@@ -227,12 +228,3 @@ def begin(fault: Fault, victim: Victim) -> Undo:
 
 def _nothing() -> None:
     """Take nothing back: what is dead stays dead."""
-
-
-def clock(player: FaultPlayer, step: Callable[[], int], over: Callable[[], bool]) -> Iterator[None]:
-    """Drive a player for hosts that nobody else watches; ends when they are over."""
-    began = time.monotonic()
-    while not over():
-        player.tick(step() if player.needs_step else 0, time.monotonic() - began)
-        yield
-    player.end()

@@ -91,7 +91,12 @@ def run_small(place: Path, script: Path) -> RunSmall:
     """Run the small job in this process; ``out`` in the test's directory is its output."""
 
     def run(
-        *interruptions: str, hosts: int = 2, signal: str = "TERM", hp: dict[str, str] | None = None, **changes: object
+        *interruptions: str,
+        hosts: int = 2,
+        signal: str = "TERM",
+        hp: dict[str, str] | None = None,
+        options: dict[str, object] | None = None,
+        **changes: object,
     ):
         hyperparameters = {"sagemaker_program": script.name, "slipway_profile": "off", **(hp or {})}
         spec = TrainingJobSpec(
@@ -100,11 +105,12 @@ def run_small(place: Path, script: Path) -> RunSmall:
             groups=(GroupSpec("homogeneousCluster", "local", hosts),),
             checkpoint=CheckpointSpec(None),
         )
-        options = RunOptions(
+        run_options = RunOptions(
             output=place / "out",
             interruptions=tuple(parse_interruption(text, signal) for text in interruptions),  # type: ignore[arg-type]
             code=script,
         )
-        return run_job(replace(spec, **changes), options)  # type: ignore[arg-type]
+        run_options = replace(run_options, **(options or {}))  # type: ignore[arg-type]
+        return run_job(replace(spec, **changes), run_options)  # type: ignore[arg-type]
 
     return run

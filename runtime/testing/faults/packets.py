@@ -1,10 +1,11 @@
-"""Packets that come late, on kernels without netem: a queue of netfilter whose packets we let go in time.
+"""Packets that come late or never: a queue of netfilter whose packets we let go in time, or drop.
 
 The socket is opened inside the container's network name space and stays there; a thread of ours serves it. Packets keep
 their order. When nobody serves the queue any more they pass at once.
 Source of the messages: linux/netfilter/nfnetlink_queue.h.
 """
 
+import contextlib
 import ctypes
 import os
 import random
@@ -26,7 +27,7 @@ _CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5
 _CMD_BIND = 1
 _FAIL_OPEN, _GSO = 1, 4
 _PACKET_HDR, _VERDICT_HDR = 1, 2
-_ACCEPT = 1
+_DROP, _ACCEPT = 0, 1
 _ERROR = 2
 _REQUEST, _ACK = 1, 4
 MOST = 65536
@@ -35,10 +36,12 @@ ANSWER_S = 10.0
 """For the kernel to say whether it takes a setting."""
 
 
-class DelayQueue:
+class PacketQueue:
     """Serves one queue until it is closed."""
 
-    def __init__(self, pid: int, number: int, delay_s: float, jitter_s: float, seed: int) -> None:
+    def __init__(
+        self, pid: int, number: int, *, delay_s: float = 0.0, jitter_s: float = 0.0, share: float = 0.0, seed: int = 0
+    ) -> None:
         """Begin to serve.
 
         Args:
@@ -46,13 +49,14 @@ class DelayQueue:
             number: of the queue.
             delay_s: seconds that a packet waits.
             jitter_s: seconds around it.
-            seed: of the jitter.
+            share: of the packets that are lost, in 0..1.
+            seed: of the jitter and of the losses.
 
         Raises:
             UserError: the kernel has no such queues, or we may not use them.
         """
         self._number = number
-        self._delay_s, self._jitter_s = delay_s, jitter_s
+        self._delay_s, self._jitter_s, self._share = delay_s, jitter_s, share
         self._draw = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
         self._held: deque[tuple[float, int]] = deque()
         """Monotonic seconds at which a packet may go, and its number."""
@@ -63,8 +67,8 @@ class DelayQueue:
         except OSError as error:
             self._socket.close()
             raise UserError(
-                f"This kernel has neither netem nor netfilter queues: {error}",
-                fix="load the module sch_netem, or use another machine",
+                f"This kernel has no netfilter queues: {error}",
+                fix="load the module nfnetlink_queue, or use another machine",
             ) from error
         self._thread = threading.Thread(target=self._serve, name="delay", daemon=True)
         self._thread.start()
@@ -126,7 +130,9 @@ class DelayQueue:
         for kind, body in _messages(data):
             if kind == _PACKET:
                 number = _packet_number(body)
-                if number is not None:
+                if number is not None and self._draw.random() < self._share:
+                    self._judge(number, _DROP)
+                elif number is not None:
                     at = now + self._delay_s + self._draw.uniform(-self._jitter_s, self._jitter_s)
                     # A packet never overtakes another one: what jitter would reorder, the network does not.
                     self._held.append((max(at, self._held[-1][0]) if self._held else at, number))
@@ -134,11 +140,13 @@ class DelayQueue:
     def _release(self, until: float) -> None:
         while self._held and self._held[0][0] <= until:
             _, number = self._held.popleft()
-            verdict = _attribute(_VERDICT_HDR, struct.pack(">II", _ACCEPT, number))
-            try:
-                self._socket.send(self._message(_VERDICT, verdict, _REQUEST))
-            except OSError:
-                return  # the name space is gone, and its packets with it
+            self._judge(number, _ACCEPT)
+
+    def _judge(self, number: int, verdict: int) -> None:
+        told = _attribute(_VERDICT_HDR, struct.pack(">II", verdict, number))
+        # An error means that the name space is gone, and its packets with it.
+        with contextlib.suppress(OSError):
+            self._socket.send(self._message(_VERDICT, told, _REQUEST))
 
 
 def _socket_in(pid: int) -> socket.socket:
