@@ -26,8 +26,9 @@ PID, STARTED, PLACE = "slipway.pid", "slipway.started", "slipway.place"
 TREE, OWNER = "slipway.tree", "slipway.owner"
 """Labels of a container: the directory that it writes to, and who shall own what is in it, ``uid:gid``."""
 PROC = Path("/proc")
-LEAVE_S = 8.0
-"""From SIGTERM to SIGKILL for containers whose run is dead: nobody waits for them, they end within 10 s."""
+LEAVE_S = 6.0
+"""From SIGTERM to SIGKILL for containers whose run is dead: nobody waits for them, and all of it, the guard's own start
+included, is to be over within 10 s."""
 CHOWN_S = 300.0
 """For handing a tree back: a bound for a disk that hangs."""
 
@@ -120,8 +121,8 @@ def clean(docker: Docker, *, everything: bool = False) -> Cleaned:
     dead = [item for item in docker.containers(JOB) if is_dead(item)]
     networks = [item for item in docker.networks(JOB) if is_dead(item)]
     end(docker, dead, LEAVE_S)
+    hand_back_all(docker, dead)
     for item in dead:
-        hand_back_labelled(docker, item)
         docker.remove(item.id)
         done.containers.append(item.name)
     for item in networks:
@@ -165,8 +166,8 @@ def sweep(docker: Docker, run: str) -> None:
     while quiet < 2:  # a request may still be on its way to the engine when its client dies
         containers = docker.containers(f"{RUN}={run}")
         end(docker, containers, LEAVE_S)
+        hand_back_all(docker, containers)
         for item in containers:
-            hand_back_labelled(docker, item)
             docker.remove(item.id)
         networks = [] if containers else docker.networks(f"{RUN}={run}")
         for item in networks:
@@ -178,9 +179,20 @@ def sweep(docker: Docker, run: str) -> None:
 
 def hand_back_labelled(docker: Docker, item: Found) -> None:
     """Hand back the tree that a container's labels name."""
-    tree, owner = item.labels.get(TREE), item.labels.get(OWNER, "")
-    if tree and Path(tree).is_dir() and owner:
-        hand_back(docker, item.id, [Path(tree)], owner)
+    hand_back_all(docker, [item])
+
+
+def hand_back_all(docker: Docker, items: Sequence[Found]) -> None:
+    """Hand back the trees that the labels of containers name, those of one owner at one time."""
+    trees: dict[str, list[Path]] = {}
+    images: dict[str, str] = {}
+    for item in items:
+        tree, owner = item.labels.get(TREE), item.labels.get(OWNER, "")
+        if tree and owner and Path(tree).is_dir():
+            trees.setdefault(owner, []).append(Path(tree))
+            images[owner] = item.id
+    for owner, held in trees.items():
+        hand_back(docker, images[owner], held, owner)
 
 
 def foreign(trees: Sequence[Path], uid: int) -> bool:
