@@ -23,8 +23,8 @@ from runtime.data.formats.window import MOST_BYTES, Window
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_FIELDS = struct.Struct("100s24x12s12x8sB")
-"""Name, size, checksum and type of a header."""
+_FIELDS = struct.Struct("100s24x11sB12x6sBBB")
+"""Name, size and its end, checksum, the two bytes behind its digits, and type of a header."""
 _FILE = 0x30
 _REGULAR = (_FILE, 0, 0x37)
 _DIRECTORY, _LABEL = 0x35, 0x56
@@ -74,23 +74,24 @@ class TarShards:
             # A plain member that lies in the buffer as a whole; everything else is left to `_step`, which says why.
             buffer, view, at, end = window.buffer, window.view, window.begin, window.end
             while end - at > BLOCK:
-                raw, octal, check, kind = unpack(buffer, at)
-                if kind != _FILE or buffer[at + 345]:
+                raw, octal, stop, check, end1, end2, kind = unpack(buffer, at)
+                if kind != _FILE or stop > 32 or buffer[at + 345]:
                     break
                 try:
-                    size, told = int(octal[:11], 8), int(check[:6], 8)
+                    size, told = int(octal, 8), int(check, 8)
                 except ValueError:
                     break
                 data = at + BLOCK
                 after = data + (size + 511 & ~511)
-                if after > end or size < 0 or adler32(view[at:data]) & 0xFFFF != (told + sum(check) - 255) % 65521:
+                if after > end or size < 0:
                     break
-                name = raw.rstrip(b"\0").decode("utf-8", "surrogateescape")
-                base = name.rfind("/") + 1
-                dot = name.find(".", base)
-                if dot <= base or name[base] == "_" or name[0] in "./" or ".." in name or "\0" in name:
+                if adler32(view[at:data]) & 0xFFFF != (told + sum(check) + end1 + end2 - 255) % 65521:
                     break
-                key, extension = name[:dot], name[dot + 1 :].lower()
+                name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+                key, _, extension = name.partition(".")
+                if "/" in extension or not (key and extension) or key[0] in "/_" or key[-1] == "/" or "/_" in key:
+                    break
+                extension = extension.lower()
                 if key != current:
                     if sample:
                         yield sample
