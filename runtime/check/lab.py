@@ -121,6 +121,8 @@ class Setup:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     deadline_s: float | None = None
     """None: the laboratory's."""
+    prepare: Callable[[Path], None] | None = None
+    """Does more to the tree, given its root, before the container starts."""
 
 
 class Running:
@@ -253,6 +255,8 @@ class Lab:
         number = next(self._numbers)
         name = f"{self._prefix}-{number}"
         tree = self._write(self._home / str(number), setup)
+        if setup.prepare is not None:
+            setup.prepare(tree.base)
         words = ["run", "--detach", "--name", name, *self._labels, "--network", setup.network]
         words += ["--volume", f"{tree.base}:{DEFAULT_BASE}"]
         if setup.network in ("bridge", "none"):

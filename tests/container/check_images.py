@@ -203,6 +203,20 @@ BAD = (
         "FileNotFoundError",
     ),
     Bad(
+        "pipe-early",
+        before("if [ -p /opt/ml/input/data/training_0 ]; then exec 3< /opt/ml/input/data/training_0; fi"),
+        "held it open",
+        hangs=True,
+    ),
+    Bad("fastfile", before("find /opt/ml/input/data -type f -exec cat {} + > /dev/null"), "MB were fetched"),
+    Bad(
+        "manifest",
+        before(
+            'for c in /opt/ml/input/data/*; do [ ! -f "$c" ] || { echo "channel $c: Not a directory"; exit 1; }; done'
+        ),
+        "training-manifest: Not a directory",
+    ),
+    Bad(
         "hyperparameters-plain",
         python_before("[json.loads(v) for v in read('hyperparameters').values() if ' ' in v]"),
         "JSONDecodeError",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from runtime.check.clause import Clause
-from runtime.check.clauses import confinement, endings, hosts, image, inputs, logs, processing
+from runtime.check.clauses import confinement, endings, hosts, image, inputs, logs, modes, processing
 
 CLAUSES: tuple[Clause, ...] = (
     *image.CLAUSES,
     *inputs.CLAUSES,
+    *modes.CLAUSES,
     *endings.CLAUSES,
     *logs.CLAUSES,
     *confinement.CLAUSES,

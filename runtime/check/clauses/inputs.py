@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import threading
-from pathlib import Path
-
-from runtime.check.clause import API, GUIDE, SDK_V2, SDK_V3, Clause, Judgement, broken, holds, untried
+from runtime.check.clause import API, GUIDE, SDK_V2, SDK_V3, Clause, Judgement, broken, holds
 from runtime.check.clauses.common import judge_again, judge_hyperparameters
-from runtime.check.lab import BASE_CHANNELS, BASE_HYPERPARAMETERS, SERVICE_CHANNEL, Lab, Running, Setup, Trial
-from runtime.testing.docker import LOOK_EVERY_S
+from runtime.check.lab import BASE_CHANNELS, BASE_HYPERPARAMETERS, Lab, Setup
 
 EXACT = {"commit": "1234e5", "nothing": "null", "zip": "007", "switch": "true", "rate": "1e-4"}
 """Strings that a reader which guesses types changes."""
@@ -21,8 +14,6 @@ ODD_CHANNELS = {name: {"rows.txt": name} for name in ("val.2026", "my-data", "Tr
 MOST_HYPERPARAMETERS = 100
 LONGEST_VALUE = 2500
 VARIABLES = ("SM_HOSTS", "SM_CURRENT_HOST", "SM_MODEL_DIR", "SM_CHANNEL_TRAINING", "SM_HPS", "SM_OUTPUT_DATA_DIR")
-PIPE_BYTES = 3_000_000
-PIPE_EPOCHS = 2
 
 
 def _start(lab: Lab) -> Judgement:
@@ -109,60 +100,6 @@ def _local_mode(lab: Lab) -> Judgement:
     return judge_again(lab, "local-mode", setup, "ran with four keys and an interface that is not there")
 
 
-def _pipe(lab: Lab) -> Judgement:
-    if sys.platform != "linux":
-        return untried("a FIFO does not reach into the engine's virtual machine on this system")
-    inputs = {"training": SERVICE_CHANNEL | {"TrainingInputMode": "Pipe"}, "code": SERVICE_CHANNEL}
-    running = lab.start(Setup(program="pipe", usual={}, inputs=inputs))
-    over = threading.Event()
-    sums: list[str] = []
-    writer = threading.Thread(target=_feed, args=(running, over, sums), daemon=True)
-    writer.start()
-    trial = running.finish()
-    over.set()
-    writer.join()
-    return _judge_pipe(trial, sums)
-
-
-def _judge_pipe(trial: Trial, sums: list[str]) -> Judgement:
-    if trial.seen is None:
-        return broken(f"the program did not read its FIFOs: {trial.ending}")
-    if trial.seen["sums"] != sums:
-        return broken("the bytes that the program read are not those that were sent")
-    return holds(f"{PIPE_EPOCHS} epochs of {PIPE_BYTES / 1e6:g} MB, byte for byte")
-
-
-def _feed(running: Running, over: threading.Event, sums: list[str]) -> None:
-    """Play the platform's side: a FIFO per epoch, the next one when the one before is closed."""
-    data = running.tree.base / "input" / "data"
-    for epoch in range(PIPE_EPOCHS):
-        fifo = data / f"training_{epoch}"
-        os.mkfifo(fifo)
-        fifo.chmod(0o666)
-        block = os.urandom(PIPE_BYTES)
-        sums.append(hashlib.sha256(block).hexdigest())
-        if not _write_fifo(fifo, block, over):
-            return
-
-
-def _write_fifo(fifo: Path, block: bytes, over: threading.Event) -> bool:
-    """Write to a FIFO; False when the container ended without reading."""
-    descriptor = -1
-    while descriptor < 0:
-        try:
-            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads yet
-            if over.wait(LOOK_EVERY_S):
-                return False
-    os.set_blocking(descriptor, True)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(block)
-    except BrokenPipeError:  # the reader closed early, which it may
-        pass
-    return True
-
-
 CLAUSES = (
     Clause(
         id="start",
@@ -216,16 +153,6 @@ CLAUSES = (
         tried=f"channels {', '.join(ODD_CHANNELS)}",
         change="make no shell variables from channel names",
         judge=_odd_channels,
-    ),
-    Clause(
-        id="pipe",
-        title="a Pipe channel can be read",
-        level="must",
-        why="no directory exists for it, only a FIFO per epoch, and whoever opens one takes the data",
-        source=f"{GUIDE}, Pipe mode",
-        tried=f"FIFOs training_0 and training_1 with {PIPE_BYTES / 1e6:g} MB each",
-        change="neither demand a directory per channel nor open what lies there before the program does",
-        judge=_pipe,
     ),
     Clause(
         id="hyperparameters-plain",

@@ -56,6 +56,11 @@ def check_fuse(*, other_users: bool) -> None:
         raise UserError("FastFile needs libfuse, and it is not installed", fix=INSTALL)
     if os.geteuid() == 0:
         return
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise UserError(
+            "FastFile needs FUSE, and this user may not open /dev/fuse",
+            fix="let the administrator `chmod 666 /dev/fuse`, as distributions have it, or use mode=File",
+        )
     if _helper() is None:
         raise UserError("FastFile needs fusermount3 for a user who is not root", fix=INSTALL)
     if other_users and not _user_allow_other(FUSE_CONF):

@@ -198,6 +198,7 @@ def test_an_empty_channel_is_refused_and_leaves_nothing(place):
         ("mfusepy", "needs the package mfusepy", r"slipway\[local\]"),
         ("/dev/fuse", "/dev/fuse is not there", "--device /dev/fuse"),
         ("libfuse", "needs libfuse", "apt-get install fuse3"),
+        ("access", "may not open /dev/fuse", "chmod 666"),
         ("fusermount3", "needs fusermount3", "apt-get install fuse3"),
         ("user_allow_other", "Docker engine cannot see", "user_allow_other"),
     ],
@@ -210,6 +211,7 @@ def test_a_machine_without_fuse_is_told_what_to_do(monkeypatch, tmp_path, missin
     monkeypatch.setattr(mounts.ctypes.util, "find_library", lambda _: have.get("libfuse"))
     monkeypatch.setattr(mounts.shutil, "which", lambda name: have.get(name))
     monkeypatch.setattr(mounts.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(mounts.os, "access", lambda *_: missing != "access")
     (tmp_path / "fuse.conf").write_text("# user_allow_other\n")
     monkeypatch.setattr(mounts, "FUSE_CONF", tmp_path / "fuse.conf")
     with pytest.raises(UserError, match=told) as caught:
