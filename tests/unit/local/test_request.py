@@ -145,7 +145,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, Any], expecte
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
-    [("s3://", "is s3://BUCKET/KEY"), ("ftp://bucket/train", "takes file:// only"), ("file:///no/such/place", "is not there"), ("file://", "and a path")],
+    [
+        ("s3://", "is s3://BUCKET/KEY"),
+        ("ftp://bucket/train", "takes file:// only"),
+        ("file:///no/such/place", "is not there"),
+        ("file://", "and a path"),
+    ],
 )
 def test_where_channels_may_lie(tmp_path: Path, uri: str, expected: str):
     request = request_with(tmp_path)
