@@ -19,6 +19,8 @@ HERE = Path(__file__).parent
 GOOD = "slipway-check-good:test"
 TOOLKIT = "slipway-check-toolkit:test"
 OWN = "slipway-check-own:test"
+SHELL = "slipway-check-shell:test"
+ENTRYPOINT = "slipway-check-entrypoint:test"
 PIP = "import sys; from pip._internal.cli.main import main; sys.exit(main())"
 
 
@@ -84,6 +86,29 @@ def build_own() -> str:
     return build(
         OWN,
         f'FROM {base_image()}\nCOPY --chmod=755 own_algorithm.py /usr/local/bin/train\nWORKDIR /tmp\nCMD ["train"]\n',
+        HERE / "images",
+    )
+
+
+def build_shell() -> str:
+    """No Python at all; the algorithm handles what it is sent."""
+    return build(
+        SHELL,
+        f"FROM {base_image()}\nRUN rm -r /usr/bin/python3* /usr/lib/python3*\n"
+        'COPY --chmod=755 shell_algorithm.sh /usr/local/bin/train\nWORKDIR /tmp\nCMD ["train"]\n',
+        HERE / "images",
+    )
+
+
+def build_entrypoint() -> str:
+    """A Python in a prefix of its own, and the program as the image's ENTRYPOINT."""
+    path = "/opt/conda/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return build(
+        ENTRYPOINT,
+        f"FROM {base_image()}\nRUN mkdir -p /opt/conda/bin && mv /usr/bin/python3* /opt/conda/bin"
+        " && ln -s python3 /opt/conda/bin/python\n"
+        f"COPY entrypoint_algorithm.py /opt/program/train.py\nENV PATH={path}\nWORKDIR /opt/program\n"
+        'ENTRYPOINT ["python", "train.py"]\n',
         HERE / "images",
     )
 

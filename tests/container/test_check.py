@@ -18,7 +18,15 @@ from runtime.check.lab import Lab, OwnJob
 from runtime.check.report import Report
 from runtime.check.runner import check
 from runtime.testing import PATIENCE_S, wait_until
-from tests.container.check_images import BAD, Bad, build_good, build_own, build_toolkit
+from tests.container.check_images import (
+    BAD,
+    Bad,
+    build_entrypoint,
+    build_good,
+    build_own,
+    build_shell,
+    build_toolkit,
+)  # fmt: skip
 from tests.container.containers import docker
 from tests.differential.oracle import find_oracle
 
@@ -81,6 +89,24 @@ def test_an_algorithm_of_its_own_is_tried_with_its_own_job(slim: str, tmp_path: 
     assert all("algorithm of its own" in why or why.endswith("has not passed") for why in skipped.values()), skipped
     passed = set(by_verdict(report, "pass"))
     assert {"start", "exit-success", "exit-failure", "failure-file", "results", "sigterm", "resume", "hosts"} <= passed
+
+
+def test_an_algorithm_that_is_no_python(slim: str) -> None:
+    """It is not asked for what it cannot know: nothing but the clients' tools are missing."""
+    report = look(build_shell(), **PATIENT)
+    assert report.own
+    assert set(by_verdict(report, "fail", "warn")) == {"client-tools"}, report.table()
+    passed = set(by_verdict(report, "pass"))
+    assert {"start", "exit-failure", "failure-file", "sigterm", "resume", "hosts", "user", "read-only"} <= passed
+
+
+def test_an_algorithm_as_the_entrypoint_that_thinks_of_nothing(slim: str) -> None:
+    """A short job ends soon after SIGTERM, whether it hears of it or not."""
+    report = look(build_entrypoint(), **PATIENT)
+    assert report.own
+    assert set(by_verdict(report, "fail")) == {"sigterm", "failure-file"}, report.table()
+    assert set(by_verdict(report, "warn")) == {"client-tools", "other-commands"}, report.table()
+    assert "PID 1 has no handler for SIGTERM" in by_verdict(report, "fail")["sigterm"]
 
 
 @pytest.fixture(scope="module")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 from runtime.base.errors import FAILURE_REASON_CHARS
 from runtime.check.clause import API, BOTH, GUIDE, Clause, Judgement, broken, holds, untried
 from runtime.check.lab import Lab, Running, Setup, Trial, has_files
 from runtime.contract.paths import DEFAULT_BASE
+from runtime.testing import docker
 
 CAUSE = ("RuntimeError", "labels of shard 17 are out of range")
 """What ``programs/fail.py`` raises."""
 OWN_CODE = 7
 """Of ``programs/leave.py``."""
 KILLED = 137
+DROPPED = "; PID 1 has no handler for SIGTERM, and the kernel drops it"
 SIGN_S = 30.0
 """How long an algorithm of the image's own may take to its first line or file."""
 
@@ -105,8 +108,16 @@ def _stop(lab: Lab) -> Trial:
         there = running.wait_for(lambda: (base / "model" / "began.json").exists(), lab.deadline_s)
     if not there or not running.container.running():
         return running.finish("over")
+    dropped = _drops_sigterm(running)
     seconds = running.container.stop(lab.grace_s)
-    return running.finish(f"ended {seconds:.1f} s after SIGTERM")
+    return running.finish(f"ended {seconds:.1f} s after SIGTERM{DROPPED if dropped else ''}")
+
+
+def _drops_sigterm(running: Running) -> bool:
+    """Whether PID 1 has no handler for SIGTERM: there, the kernel drops what is not handled."""
+    done = docker("exec", running.container.name, "cat", "/proc/1/status")
+    handled = next((line.split()[1] for line in done.stdout.splitlines() if line.startswith("SigCgt:")), None)
+    return handled is not None and not int(handled, 16) >> (signal.SIGTERM - 1) & 1
 
 
 def _has_begun(running: Running) -> bool:
@@ -121,8 +132,12 @@ def _sigterm(lab: Lab) -> Judgement:
             return untried("the job was over before it could be stopped; give a longer one (--hp, --job)")
         return broken(f"the program never began: {trial.ending}")
     killed = trial.exit_code is None or trial.exit_code == KILLED
+    dropped = DROPPED in trial.told
     if killed:
-        return broken(f"killed: it did not end within {lab.grace_s} s of SIGTERM")
+        why = f"; PID 1{DROPPED.partition('PID 1')[2]}" if dropped else ""
+        return broken(f"killed: it did not end within {lab.grace_s} s of SIGTERM{why}")
+    if lab.own and dropped:
+        return broken(f"{trial.told}, but only because its work was done")
     if not lab.own and trial.record("handled.json") is None:
         return broken(f"{trial.told}, but the program's handler never ran: nothing could be saved")
     return holds(f"{trial.told}{'' if lab.own else ', its handler ran'}, exit code {trial.exit_code}")
@@ -253,7 +268,7 @@ CLAUSES = (
         why="a stop, the end of max_run and a spot interruption give 120 s; what is not saved then is lost",
         source=f"{GUIDE}: StopTrainingJob acts as docker stop -t120",
         tried="docker stop while the program works",
-        change="`exec` the program in shell scripts, forward SIGTERM in launchers, and wait for the program",
+        change="handle SIGTERM in the program; `exec` it in shell scripts; in launchers forward it, and wait",
         judge=_sigterm,
         kinds=BOTH,
         ours=False,
