@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from runtime.check.flags import add_flags as add_check_flags
+    from runtime.data.index.flags import add_flags as add_index_flags
     from runtime.local.flags import add_flags
 
     parser = argparse.ArgumentParser(prog="slipway", description="Runs and explains training jobs on this machine.")
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("check", help="does an image honour the contract? Needs a Docker engine")
     add_check_flags(check)
     check.set_defaults(verb=_check)
+    index = verbs.add_parser("index", help="list the images of a tree, with captions or labels, for loading by number")
+    add_index_flags(index)
+    index.set_defaults(verb=_index)
     report = verbs.add_parser("report", help="make the profile report of a run")
     report.add_argument("directory", metavar="DIR", help="output directory of a run")
     report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
@@ -163,6 +167,16 @@ def _check(flags: argparse.Namespace) -> int:
     from runtime.check.command import run_check
 
     return run_check(flags)
+
+
+def _index(flags: argparse.Namespace) -> int:
+    try:
+        from runtime.data.index.command import run_index
+    except ImportError as error:
+        raise UserError(
+            f"Indexes need a package: {error}", fix="install the extra: pip install 'slipway[data]'"
+        ) from error
+    return run_index(flags)
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:
