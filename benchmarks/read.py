@@ -54,7 +54,7 @@ for line in sys.stdin:
     assert seen == count, (seen, count)
     print(json.dumps([spent, size]), flush=True)
 """
-_NO_TORCHVISION = """import sys, types
+_NO_TORCHVISION = """import importlib.machinery, sys, types
 class Absent(types.ModuleType):
     __path__ = []
     def __getattr__(self, name):
@@ -63,6 +63,7 @@ class Absent(types.ModuleType):
         return type(name, (), {})
 for name in ("", ".datasets", ".datasets.folder", ".transforms", ".transforms.functional"):
     sys.modules["torchvision" + name] = Absent("torchvision" + name)
+    sys.modules["torchvision" + name].__spec__ = importlib.machinery.ModuleSpec("torchvision" + name, None)
 """
 """streaming imports torchvision for its image data sets, which are not measured; the one on the index wants CUDA."""
 _PEERS_CODE: Mapping[str, tuple[str, str]] = {
@@ -103,7 +104,7 @@ with MDSWriter(out=out, columns={"jpg": "bytes", "cls": "int"}, size_limit=50 <<
 """,
     "litdata": """
 import sys, random
-from litdata.streaming import BinaryWriter  # the writer below litdata.optimize, without its processes
+from litdata.streaming.writer import BinaryWriter  # the writer below litdata.optimize, without its processes
 out, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 chance = random.Random(0)
 writer = BinaryWriter(cache_dir=out, chunk_bytes=50 << 20)
