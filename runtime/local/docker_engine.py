@@ -277,6 +277,8 @@ class DockerEngine:
                 continue
             files = self._files_of(channel)
             if files is not None:
+                # Also where there are fewer files than hosts.
+                inside_tree(base, channel.target).mkdir(parents=True, exist_ok=True)
                 for name, key in files.of(share_of(channel, spec.sharers(channel), host)):
                     link = inside_tree(base, channel.target) / name
                     link.parent.mkdir(parents=True, exist_ok=True)

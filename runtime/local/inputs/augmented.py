@@ -4,6 +4,8 @@ Source: "Augmented manifest file format for Pipe mode training", developer guide
 """
 
 import json
+import os
+import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +34,10 @@ class Part:
 
 
 class AugmentedManifest:
-    """The lines of a manifest, by number; eight bytes of memory for each."""
+    """The lines of a manifest, by number: some bytes of memory for each, and a copy on the disk."""
 
     def __init__(self, store: ObjectStore, key: str, attributes: Sequence[str], where: str) -> None:
-        """Find the lines, and look at the first ones.
+        """Copy the manifest, find the lines, and look at the first ones.
 
         Args:
             store: holds the manifest.
@@ -46,27 +48,32 @@ class AugmentedManifest:
         Raises:
             UserError: it holds no line, or a malformed one.
         """
-        self._store = store
-        self._key = key
+        # One request for each line of a manifest in S3 would be slower than the data itself.
+        self._copy = tempfile.TemporaryFile(prefix="slipway-manifest-")  # noqa: SIM115 - as long as this object
         self._attributes = tuple(attributes)
         self._where = where
         self._starts = array("Q")
         self._ends = array("Q")
         self._numbers = array("Q")
-        self._find_lines(store.stat(key).size)
-        if not self._starts:
-            raise UserError(f"Augmented manifest {where} holds no line", allowed="each line is a JSON object")
-        for index in range(min(len(self), CHECKED_LINES)):
-            self.parts(index)
+        try:
+            self._find_lines(pieces_of(store, key, store.stat(key).size))
+            if not self._starts:
+                raise UserError(f"Augmented manifest {where} holds no line", allowed="each line is a JSON object")
+            for index in range(min(len(self), CHECKED_LINES)):
+                self.parts(index)
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """Count the lines that are not blank."""
         return len(self._starts)
 
-    def _find_lines(self, size: int) -> None:
+    def _find_lines(self, pieces: Iterator[bytes]) -> None:
         start, number = 0, 1
         rest = b""
-        for piece in pieces_of(self._store, self._key, size):
+        for piece in pieces:
+            self._copy.write(piece)
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 self._add(line, start, number)
@@ -74,6 +81,11 @@ class AugmentedManifest:
             if len(rest) > LONGEST_LINE:
                 raise self._wrong(number, 1, f"it has more than {LONGEST_LINE} bytes")
         self._add(rest, start, number)
+        self._copy.flush()
+
+    def close(self) -> None:
+        """Remove the copy."""
+        self._copy.close()
 
     def _add(self, line: bytes, start: int, number: int) -> None:
         if line.strip():
@@ -88,7 +100,7 @@ class AugmentedManifest:
             UserError: it is malformed or lacks an attribute; says where.
         """
         start, end, number = self._starts[index], self._ends[index], self._numbers[index]
-        raw = self._store.read(self._key, start, end - start)
+        raw = os.pread(self._copy.fileno(), end - start, start)
         try:
             text = raw.decode("utf-8-sig" if start == 0 else "utf-8")
             value: object = json.loads(text)

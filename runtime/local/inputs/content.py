@@ -87,7 +87,7 @@ def tree_of(items: list[Item], warn: Callable[[str], None]) -> Tree:
     root: Tree = {}
     for item in items:
         *above, name = item.path.split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in (*above, name)):
+        if any(part in ("", ".", "..") or "\0" in part for part in (*above, name)) or not _is_text(item.path):
             warn(f"object {item.key!r} is left out: its name is no path")
             continue
         here = root
@@ -103,6 +103,15 @@ def tree_of(items: list[Item], warn: Callable[[str], None]) -> Tree:
             )
         here[name] = item
     return root
+
+
+def _is_text(path: str) -> bool:
+    """Tell whether a name is UTF-8, as keys of S3 are; files of this machine may have others."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _both(item: Item, below: Item) -> UserError:

@@ -197,6 +197,10 @@ class BucketStore:
     def list(self, prefix: str) -> list[StoredObject]:
         """List the objects whose keys begin so."""
         found = lay_out(uri := S3Uri(self._bucket, prefix), self._client.objects(uri))
+        if not found:
+            from runtime.local.s3.cache import nothing_there
+
+            raise nothing_there(self._client, uri, "The channel's prefix")
         return [self._remember(item, name) for name, item in found.items()]
 
     def stat(self, key: str) -> StoredObject:

@@ -1,5 +1,6 @@
 """In which order a host gets the objects of a channel. Pure."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -31,7 +32,7 @@ class Share:
         """
         order: Sequence[int] = range(count)
         if self.seed is not None:
-            shuffled = list(order)
+            shuffled = array("Q", order)  # augmented manifests have tens of millions of lines
             Random(f"{self.seed}/{epoch}").shuffle(shuffled)  # noqa: S311 - an order, no secret
             order = shuffled
         return order[self.host_index :: self.num_hosts] if self.sharded else order

@@ -2,12 +2,15 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from runtime.base.errors import UserError
 from runtime.local.inputs.objects import ObjectStore
 
+T = TypeVar("T")
+U = TypeVar("U")
 AHEAD = 3
 """Requests under way for one stream."""
 REQUEST = 4 << 20
@@ -20,7 +23,41 @@ REORDERED = 1 << 20
 """Bytes by which requests of a straight reader may overtake each other: the kernel keeps several under way."""
 
 
-def read_ahead(store: ObjectStore, key: str, size: int, ahead: int) -> Iterator[bytes]:
+def begin_ahead(
+    items: Iterator[T], is_far: Callable[[T], bool], begin: Callable[[T], U], ahead: int
+) -> Generator[tuple[T, U | None]]:
+    """Begin distant items before their turn, and yield all in their order.
+
+    Args:
+        items: in their order.
+        is_far: tells which are worth it; the others come with None.
+        begin: what is done before the turn, in threads.
+        ahead: how many are begun.
+
+    Raises:
+        Exception: what `begin` raised, at the item's turn.
+    """
+    waiting: deque[tuple[T, Future[U] | None]] = deque()
+    pool: ThreadPoolExecutor | None = None
+    try:
+        for item in items:
+            future = None
+            if is_far(item):
+                pool = pool or ThreadPoolExecutor(ahead, thread_name_prefix="begin-ahead")
+                future = pool.submit(begin, item)
+            waiting.append((item, future))
+            if future is None or len(waiting) > ahead:
+                while waiting and (len(waiting) > ahead or waiting[0][1] is None):
+                    first, begun = waiting.popleft()
+                    yield first, begun.result() if begun is not None else None
+        for first, begun in waiting:
+            yield first, begun.result() if begun is not None else None
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read_ahead(store: ObjectStore, key: str, size: int, ahead: int, beginning: bytes = b"") -> Iterator[bytes]:
     """Read an object from its beginning to its end with several requests under way.
 
     Args:
@@ -28,11 +65,16 @@ def read_ahead(store: ObjectStore, key: str, size: int, ahead: int) -> Iterator[
         key: of the object.
         size: when it was listed.
         ahead: requests under way.
+        beginning: what was read already.
 
     Raises:
         OSError, UserError, PlatformError: it cannot be read, or has become shorter.
     """
-    starts = iter(range(0, size, REQUEST))
+    if beginning:
+        yield beginning
+    if len(beginning) >= size:
+        return
+    starts = iter(range(len(beginning), size, REQUEST))
     waiting: deque[tuple[int, Future[bytes]]] = deque()
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="read-ahead")
     try:

@@ -225,6 +225,9 @@ class Inputs:
         for _, feeder in feeders:
             feeder.stop()
         self.delivered += [InputRecord(host, feeder.channel, "Pipe", feeder.epochs) for host, feeder in feeders]
+        for content in self._contents.values():
+            content.close()
+        self._contents.clear()
         mount, self._mount = self._mount, None
         if mount is not None:
             mount.close()

@@ -4,6 +4,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO
 
@@ -12,12 +13,16 @@ from runtime.local.inputs.augmented import AugmentedManifest, pieces_of
 from runtime.local.inputs.content import Item, list_items
 from runtime.local.inputs.objects import PIECE, Stores, split_uri
 from runtime.local.inputs.order import Share
-from runtime.local.inputs.readahead import AHEAD, read_ahead
+from runtime.local.inputs.readahead import AHEAD, begin_ahead, read_ahead
 
 MAGIC = 0xCED7230A
 """First word of a RecordIO record."""
 LONGEST_RECORD = (1 << 29) - 4
 """Bytes in one record: its length has 29 bits; a multiple of 4, so that no part needs padding but the last."""
+OBJECTS_AHEAD = 8
+"""Distant objects whose beginning is fetched before their turn: small ones would cost a round trip each."""
+BEGINNING = 512 << 10
+"""Bytes of it."""
 IN_MEMORY = 8 << 20
 """Bytes of unpacked data that wait in memory for their length to be known; more lies on the disk."""
 
@@ -56,6 +61,11 @@ class PipeContent:
         else:
             self.items = list_items(source.uri, source.data_type, stores)
 
+    def close(self) -> None:
+        """Give back what was copied."""
+        if self.lines is not None:
+            self.lines.close()
+
     def __len__(self) -> int:
         """Count what is shuffled and shared out."""
         return len(self.lines) if self.lines is not None else len(self.items)
@@ -74,42 +84,73 @@ class PipeStream:
         """Objects, or lines, whose stream has begun in this epoch."""
 
     def epoch(self, number: int) -> Iterator[bytes]:
-        """Yield the bytes of one epoch, in pieces of about a megabyte.
+        """Yield the bytes of one epoch, in pieces of some megabytes at most.
 
         Raises:
             OSError, UserError, PlatformError: the data cannot be read, or is not what the request says.
         """
         self.objects = 0
+        with closing(begin_ahead(self._parts(number), self._is_far, self._begin, OBJECTS_AHEAD)) as parts:
+            for part, begun in parts:
+                self.objects += part.first
+                if part.item is None:
+                    yield from wrap(iter((part.text,)), len(part.text)) if self._source.recordio else (part.text,)
+                else:
+                    yield from self._object(part.item, begun)
+
+    def _parts(self, number: int) -> Iterator["_Part"]:
+        """Name what flows, in its order."""
         lines = self._content.lines
         for index in self._share.of_epoch(len(self._content), number):
-            self.objects += 1
             if lines is None:
-                yield from self._object(self._content.items[index])
+                yield _Part(True, self._content.items[index])
                 continue
-            for part in lines.parts(index):
-                if part.uri:
-                    bucket, key = split_uri(part.uri)
-                    yield from self._object(Item("", bucket, key, self._stores.of(bucket).stat(key).size))
-                else:
-                    yield from wrap(iter((part.text,)), len(part.text)) if self._source.recordio else (part.text,)
+            for place, part in enumerate(lines.parts(index)):
+                bucket, key = split_uri(part.uri) if part.uri else ("", "")
+                yield _Part(place == 0, Item("", bucket, key, -1) if part.uri else None, part.text)
 
-    def _object(self, item: Item) -> Iterator[bytes]:
+    def _is_far(self, part: "_Part") -> bool:
+        return part.item is not None and (bool(part.item.bucket) or self._stores.slow)
+
+    def _begin(self, part: "_Part") -> tuple[int, bytes]:
+        """Return size and beginning of a distant object."""
+        assert part.item is not None  # noqa: S101 - it is far
+        store = self._stores.of(part.item.bucket)
+        size = part.item.size if part.item.size >= 0 else store.stat(part.item.key).size
+        return size, store.read(part.item.key, 0, min(size, BEGINNING)) if size else b""
+
+    def _object(self, item: Item, begun: tuple[int, bytes] | None) -> Iterator[bytes]:
         store = self._stores.of(item.bucket)
-        far = bool(item.bucket) or self._stores.slow
-        pieces = read_ahead(store, item.key, item.size, AHEAD) if far else pieces_of(store, item.key, item.size)
+        if begun is not None:
+            size, beginning = begun
+            pieces = read_ahead(store, item.key, size, AHEAD, beginning)
+        else:
+            size = item.size if item.size >= 0 else store.stat(item.key).size
+            pieces = pieces_of(store, item.key, size)
         if self._source.gzip:
             pieces = unpack(pieces, item.key)
         if not self._source.recordio:
             yield from pieces
         elif not self._source.gzip:
-            yield from wrap(pieces, item.size)
+            yield from wrap(pieces, size)
         else:
             with tempfile.SpooledTemporaryFile(IN_MEMORY) as spool:
                 for piece in pieces:
                     spool.write(piece)
-                size = spool.tell()
+                unpacked = spool.tell()
                 spool.seek(0)
-                yield from wrap(_read(spool), size)
+                yield from wrap(_read(spool), unpacked)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of the stream: an object, or the text of an attribute."""
+
+    first: bool
+    """It is the first of an object or a line."""
+    item: Item | None
+    text: bytes = b""
+    """Without `item`."""
 
 
 def _read(stream: IO[bytes]) -> Iterator[bytes]:

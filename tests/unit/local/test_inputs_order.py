@@ -1,6 +1,7 @@
 """Which objects a host gets in which epoch, and manifests."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -124,6 +125,15 @@ def test_one_name_cannot_be_a_file_and_a_directory(tmp_path):
     for pair in ([items[0], replace(items[1], path="a/b")], [replace(items[1], path="a/b"), items[0]]):
         with pytest.raises(UserError, match="directory of"):
             tree_of(pair, print)
+
+
+def test_a_name_that_is_no_text_is_left_out_of_a_mount_and_told(tmp_path):
+    (tmp_path / "good").write_text("x")
+    (tmp_path / os.fsdecode(b"bad-\xff")).write_text("x")
+    told: list[str] = []
+    tree = tree_of(list_items(str(tmp_path), "S3Prefix", Stores()), told.append)
+    assert list(tree) == ["good"]
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("uri", ["http://x/y", "s3://", "file://host/a"])

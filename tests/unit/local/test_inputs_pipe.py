@@ -31,9 +31,11 @@ def feed(tmp_path):
     """Start feeders, and end them all."""
     (tmp_path / "fifos").mkdir()
     started: list[PipeFeeder] = []
+    contents: list[PipeContent] = []
 
     def start(uri, *, share: Share | None = None, stores: Stores | None = None, channel="train", **source):
-        made = PipeStream(PipeContent(PipeSource(str(uri), **source), stores or Stores()), share or Share())
+        contents.append(PipeContent(PipeSource(str(uri), **source), stores or Stores()))
+        made = PipeStream(contents[-1], share or Share())
         feeder = PipeFeeder(channel, tmp_path / "fifos", made.epoch, lambda: made.objects)
         feeder.start()
         started.append(feeder)
@@ -42,6 +44,8 @@ def feed(tmp_path):
     yield start
     for feeder in started:
         feeder.stop()
+    for content in contents:
+        content.close()
     assert not list((tmp_path / "fifos").iterdir())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pipe ")]
 
@@ -336,8 +340,62 @@ def test_what_flows_is_what_the_order_says(tmp_path_factory, sizes, seed, num_ho
 def test_reading_ahead_gives_the_same_bytes(tmp_path, monkeypatch, size):
     monkeypatch.setattr(readahead, "REQUEST", 64)
     (tmp_path / "x").write_bytes(random.Random(size).randbytes(size))
-    pieces = readahead.read_ahead(FileStore(), str(tmp_path / "x"), size, 3)
-    assert b"".join(pieces) == (tmp_path / "x").read_bytes()
+    whole = (tmp_path / "x").read_bytes()
+    for known in (0, 1, 64, size):
+        pieces = readahead.read_ahead(FileStore(), str(tmp_path / "x"), size, 3, whole[:known])
+        assert b"".join(pieces) == whole
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
+def test_distant_items_are_begun_ahead_and_come_in_order(far, ahead):
+    begun: list[int] = []
+    taken = 0
+
+    def begin(item: int) -> str:
+        begun.append(item)
+        return f"begun {item}"
+
+    for item, result in readahead.begin_ahead(iter(range(len(far))), far.__getitem__, begin, ahead):
+        assert item == taken
+        assert result == (f"begun {item}" if far[item] else None)
+        assert len([other for other in begun if other > item]) <= ahead
+        taken += 1
+    assert taken == len(far)
+
+
+def test_what_fails_ahead_fails_at_its_turn():
+    def begin(item: int) -> int:
+        if item == 3:
+            raise OSError("gone")
+        return item
+
+    items = readahead.begin_ahead(iter(range(9)), lambda _: True, begin, 4)
+    assert [next(items)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="gone"):
+        next(items)
+
+
+def test_a_slow_source_is_read_with_several_requests_at_one_time(feed, data, tmp_path):
+    lock, now, most = threading.Lock(), 0, 0
+
+    class Counted(FileStore):
+        def read(self, key: str, offset: int, length: int) -> bytes:
+            nonlocal now, most
+            with lock:
+                now += 1
+                most = max(most, now)
+            threading.Event().wait(0.02)
+            try:
+                return super().read(key, offset, length)
+            finally:
+                with lock:
+                    now -= 1
+
+    stores = Stores(latency_s=0.001)
+    stores._opened[""] = Counted()
+    feed(data, stores=stores, recordio=True)
+    assert records(read(tmp_path / "fifos", 0)) == contents(data)
+    assert 2 <= most <= stream.OBJECTS_AHEAD + readahead.AHEAD
 
 
 @given(st.binary(max_size=5000), st.lists(st.integers(1, 50), min_size=1, max_size=5))

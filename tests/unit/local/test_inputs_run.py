@@ -215,7 +215,9 @@ def test_a_manifest_in_s3(job, stored, mode):
 def test_nothing_in_s3_is_said_before_the_job_starts(job, stored, mode):
     record, _ = job("1", in_s3(stored, "nothing/", input_mode=mode))
     assert (record.status, record.attempts) == ("Failed", [])
-    assert "holds no object" in record.failure_reason
+    assert "no object begins so" in record.failure_reason
+    assert "did you mean" not in record.failure_reason
+    assert "data/" in record.failure_reason  # what is there
 
 
 def test_channels_keep_their_order_of_objects_when_the_job_is_repeated(job, data):
