@@ -48,6 +48,7 @@ VARIABLES = (
     Variable("AWS_ACCESS_KEY_ID", "user", "with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN: who fetches code"),
     Variable("AWS_SECRET_ACCESS_KEY", "user", "secret half of the key"),
     Variable("AWS_SESSION_TOKEN", "user", "with keys that expire"),
+    Variable("AWS_PROFILE", "user", "set of keys of `aws configure`; read by boto3 on a developer's machine"),
     Variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "platform", "where the job's role has its keys"),
     Variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", "platform", "the same, as a whole address"),
     Variable("AWS_CONTAINER_AUTHORIZATION_TOKEN", "platform", "is sent when asking there"),
@@ -118,6 +119,8 @@ VARIABLES = (
     Variable("SLIPWAY_STACKS_DIR", "launcher", "where a process writes its stacks when it is asked for them"),
     Variable("SLIPWAY_HOST", "launcher", "name of this host, for the log lines of ranks"),
     Variable("SLIPWAY_IMAGE_FILE", "user", "JSON file with the image's defaults; default /etc/slipway/image.json"),
+    Variable("SLIPWAY_CACHE_DIR", "user", "where `slipway run` keeps downloads from S3; default ~/.cache/slipway"),
+    Variable("XDG_CACHE_HOME", "user", "the same for every program; ours are in `slipway` below it"),
     Variable("SLIPWAY_RUN_FLAGS", "user", "flags of `slipway run` for jobs that local mode of an SDK starts"),
 )
 
