@@ -2,6 +2,7 @@
 
 import bisect
 import hashlib
+import itertools
 import os
 import time
 from collections import OrderedDict
@@ -19,13 +20,14 @@ from runtime.data.formats.probe import SPAN_FORMATS, Found, probe
 from runtime.data.formats.samples import Format, IndexedReader, Sample
 from runtime.data.formats.tables import Csv
 from runtime.data.formats.tokens import TokenFile
-from runtime.data.formats.window import Window
+from runtime.data.formats.window import MIB, Window
 from runtime.data.order import Blocks, Positions
 
 log = Log("data")
 
-SCAN_BYTES = 1 << 16
-"""Bytes per read while headers are looked for: small records come many at once, long ones are seeked over."""
+LONG_SAMPLE = 16 << 10
+"""Bytes; from here on it is cheaper to read headers only, `HEADER_BYTES` at a time, than to read everything."""
+HEADER_BYTES = 4096
 BLOCK_BYTES = 4 << 20
 """Stretch of a mounted shard that is worth reading as one."""
 BLOCKS_MIXED = 64
@@ -46,7 +48,7 @@ class SpanFile:
             FormatError: with file and offset.
             UserError: the file is compressed as a whole.
         """
-        with Window.open(path, capacity=SCAN_BYTES) as window:
+        with Window.open(path, capacity=1 << 16) as window:
             if window.size is None:
                 raise UserError(
                     f"{path} is compressed as a whole: nothing in it can be reached without reading all before it",
@@ -54,10 +56,13 @@ class SpanFile:
                 )
             if isinstance(form, Csv):
                 form = form.head(window)
+        with Window.open(path, capacity=1 << 16) as window:
+            first = list(itertools.islice(form.spans(window), 8))
+        long = bool(first) and sum(size for _, size in first) / len(first) > LONG_SAMPLE
         self.path = path
         self._form = form
-        with Window.open(path, capacity=SCAN_BYTES) as window:
-            spans = np.array(list(form.spans(window)), dtype=np.int64).reshape(-1, 2)
+        with Window.open(path, capacity=HEADER_BYTES if long else MIB) as window:
+            spans = np.fromiter(itertools.chain.from_iterable(form.spans(window)), dtype=np.int64).reshape(-1, 2)
         self._begins = spans[:, 0].copy()
         self._sizes = (
             spans[:, 1].astype(np.uint32) if spans.size and spans[:, 1].max() < 1 << 32 else spans[:, 1].copy()
