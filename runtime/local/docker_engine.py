@@ -41,6 +41,7 @@ from runtime.local.tree import (
 )
 from runtime.planning.hardware import probe
 from runtime.testing.container import RANKS, top_of_rank
+from runtime.testing.faults.disk import put_away_left
 from runtime.testing.faults.network import ContainerNetwork
 
 log = Log("local")
@@ -251,6 +252,8 @@ class DockerEngine:
         containers = self.docker.containers(leftovers.TREE)
         mine = [item for item in containers if item.labels.get(leftovers.TREE) in names]
         leftovers.end(self.docker, mine, seconds)
+        for tree in trees:
+            put_away_left(tree)
         for item in mine:
             leftovers.hand_back_labelled(self.docker, item)
             self.docker.remove(item.id)

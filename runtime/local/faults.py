@@ -7,7 +7,7 @@ from runtime.base.errors import UserError
 from runtime.local.engine import Engine, Host
 from runtime.local.request import JobSpec
 from runtime.local.tree import directory_of
-from runtime.testing.faults.disk import Disk, can_make_disks
+from runtime.testing.faults.disk import Disk, can_make_disks, disks_of
 from runtime.testing.faults.network import can_reach_in
 from runtime.testing.faults.plan import DISK_VERBS, VERBS, Fault, parse_faults
 from runtime.testing.faults.play import FaultPlayer, Played
@@ -74,7 +74,7 @@ class LocalFaults:
             for host, base in bases.items():
                 target = directory_of(spec, base, fault.path) if fault.path else None
                 if target is not None and fault.host in ("", host) and (host, fault.path) not in self._disks:
-                    home = base.parent / f"{base.name}-disks" / str(len(self._disks))
+                    home = disks_of(base) / str(len(self._disks))
                     slow = fault.verb == "slow-disk"
                     self._disks[host, fault.path] = Disk(home, target, None if slow else fault.size)
 

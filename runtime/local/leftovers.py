@@ -16,6 +16,7 @@ from pathlib import Path
 from runtime.base.errors import PlatformError
 from runtime.base.log import Log
 from runtime.local.containers import ContainerSpec, Docker, Found, Mount
+from runtime.testing.faults.disk import put_away_left
 
 log = Log("local")
 
@@ -121,6 +122,7 @@ def clean(docker: Docker, *, everything: bool = False) -> Cleaned:
     dead = [item for item in docker.containers(JOB) if is_dead(item)]
     networks = [item for item in docker.networks(JOB) if is_dead(item)]
     end(docker, dead, LEAVE_S)
+    put_away_disks(dead)
     hand_back_all(docker, dead)
     for item in dead:
         docker.remove(item.id)
@@ -166,6 +168,7 @@ def sweep(docker: Docker, run: str) -> None:
     while quiet < 2:  # a request may still be on its way to the engine when its client dies
         containers = docker.containers(f"{RUN}={run}")
         end(docker, containers, LEAVE_S)
+        put_away_disks(containers)
         hand_back_all(docker, containers)
         for item in containers:
             docker.remove(item.id)
@@ -175,6 +178,14 @@ def sweep(docker: Docker, run: str) -> None:
         quiet = 0 if containers or networks else quiet + 1
         if not (containers or networks):
             time.sleep(0.5)
+
+
+def put_away_disks(items: Sequence[Found]) -> None:
+    """Take away the small disks of hosts that have ended, see `runtime.testing.faults.disk`."""
+    for item in items:
+        tree = item.labels.get(TREE)
+        if tree:
+            put_away_left(Path(tree))
 
 
 def hand_back_labelled(docker: Docker, item: Found) -> None:

@@ -16,6 +16,7 @@ from runtime.local.flags import RunOptions
 from runtime.local.projection import project
 from runtime.local.record import JobRecord
 from runtime.local.request import JobSpec, OutputSpec, ProcessingJobSpec, TrainingJobSpec
+from runtime.local.request.files import local_outputs
 from runtime.local.tree import inside_tree
 
 log = Log("local")
@@ -105,6 +106,12 @@ class TrainingResults:
             archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
         for name, (archive, sources) in archives.items() if self._options.archives else ():
             record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
+        for name, path in local_outputs(self._spec.config_files).items():
+            for host in end.hosts:
+                source = inside_tree(host.base, path)
+                for file in sorted(source.rglob("*")) if source.is_dir() else ():
+                    if file.is_file():
+                        outputs.put(file, directory / name / file.relative_to(source))
         summary = outputs.read_record(trees[0], "summary.json")
         if self._options.sample is not None and summary is not None and len(record.attempts) == 1:
             projection = project(summary, end.hosts[0].seconds)

@@ -46,7 +46,19 @@ LONGEST_BASE = 80
 """Characters of a host's root: a socket that a program makes below it must stay within the kernel's 107."""
 Show = Callable[[str, str], None]
 """Takes a host's name and a line of its log."""
-RESULTS = ("job.json", "metrics.jsonl", "model.tar.gz", "output.tar.gz", "outputs", "report.html", "logs", "profiler")
+KEPT = ("tensors", "tensorboard")
+"""Of debugger hooks and TensorBoard, where the request asks for them."""
+RESULTS = (
+    "job.json",
+    "metrics.jsonl",
+    "model.tar.gz",
+    "output.tar.gz",
+    "outputs",
+    "report.html",
+    "logs",
+    "profiler",
+    *KEPT,
+)
 """What a run writes, and what a rerun sets aside; checkpoints are the store's own matter."""
 
 

@@ -6,8 +6,9 @@ Channel data is linked or mounted, not copied: a run on real data starts at once
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 from runtime.contract.paths import DEFAULT_BASE, Paths
 from runtime.local.inputs.files import files_of, share_of
@@ -47,6 +48,10 @@ def write_tree(spec: JobSpec, host: str, base: Path, interface: str = "lo", arn:
         "resourceconfig.json": describe_resources(spec, host, interface),
         "metric-definition-regex.json": {item.name: item.regex for item in metrics},
     }
+    if isinstance(spec, TrainingJobSpec):
+        files |= spec.config_files
+        job = cast("Mapping[str, object]", spec.config_files.get("trainingjobconfig.json") or {})
+        files["trainingjobconfig.json"] = {**job, "TrainingJobName": spec.name, "TrainingJobArn": arn}
     if spec.checkpoint is not None:
         files["checkpointconfig.json"] = {"LocalPath": spec.checkpoint.local_path}
         checkpoint_directory(spec, base).mkdir(parents=True, exist_ok=True)

@@ -160,6 +160,8 @@ class TrainingJobSpec(JobSpec):
     """A training job."""
 
     metric_definitions: tuple[MetricDefinition, ...] = ()
+    config_files: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Further files of ``/opt/ml/input/config``, see `runtime.local.request.files`."""
     output: Path | S3Uri | None = None
     """``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.base.errors import UserError
 from runtime.contract.job import DEFAULT_GROUP, INPUT_MODES
 from runtime.local.request.channels import read_channels
+from runtime.local.request.files import config_files
 from runtime.local.request.keys import TRAINING_KEYS, check_keys
 from runtime.local.request.node import Node, local_path
 from runtime.local.request.spec import CheckpointSpec, GroupSpec, JobSpec, MetricDefinition, TrainingJobSpec
@@ -58,6 +59,7 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
         container_entrypoint=algorithm.texts("ContainerEntrypoint"),
         container_arguments=algorithm.texts("ContainerArguments"),
         metric_definitions=_metrics(algorithm),
+        config_files=config_files(root),
         max_run_s=stopping.seconds("MaxRuntimeInSeconds"),
         max_wait_s=stopping.seconds("MaxWaitTimeInSeconds"),
         retries=_retries(root),

@@ -19,6 +19,8 @@ SLOW_DISK = 64 << 30
 """Bytes of a disk that is slow and not full; the file is sparse."""
 CALL_S = 120.0
 """For mkfs or mount: a bound for one that hangs."""
+_WHOLE, _CONTENT, _TARGET = "whole", "content", "target"
+"""In a disk's home: where it is mounted, what of it comes in the place of the target, and a file that names that."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -48,15 +50,16 @@ class Disk:
         if reason:
             raise UserError(f"No small disk for {target}: {reason}", fix="run as root, with e2fsprogs installed")
         self.target = target
-        self._home, self._image, self._whole = home, home / "disk", home / "whole"
+        self._home, self._image, self._whole = home, home / "disk", home / _WHOLE
         self._whole.mkdir(parents=True)
+        (home / _TARGET).write_text(str(target), encoding="utf-8")
         with self._image.open("wb") as image:
             image.truncate(size or SLOW_DISK)
         # No journal and no reserve: what is free is what the job may write.
         _call("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1", str(self._image))
         # sync: a writer feels the disk, and not only the cache in front of it.
         _call("mount", "-o", "loop,sync" if size is None else "loop", str(self._image), str(self._whole))
-        self._inside = self._whole / "content"
+        self._inside = self._whole / _CONTENT
         target.mkdir(parents=True, exist_ok=True)
         shutil.copytree(target, self._inside, symlinks=True)
         self._inside.chmod(0o777)
@@ -77,15 +80,16 @@ class Disk:
     def fill(self) -> None:
         """Take all that is free, at once; the filler is not among the files of the target."""
         with (self._whole / "filler").open("wb") as filler:
-            at, piece = 0, max(self.free, 4096)
-            while piece >= 4096:
+            block = os.statvfs(self._whole).f_frsize
+            at, piece = 0, max(self.free, block)
+            while piece >= block:
                 try:
                     os.posix_fallocate(filler.fileno(), at, piece)
                     at += piece
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise PlatformError(f"The disk of {self.target} cannot be filled: {error}") from error
-                    piece //= 2
+                    piece = piece // 2 // block * block
 
     def release(self) -> None:
         """Give back what `fill` took."""
@@ -127,15 +131,32 @@ class Disk:
         Args:
             keep: put its content into the directory in whose place it was.
         """
-        if not self._home.exists():
-            return
-        _call("umount", "--lazy", str(self.target), check=False)
-        if keep and self._inside.is_dir():
-            with contextlib.suppress(shutil.Error):  # links to what is gone
-                shutil.copytree(self._inside, self.target, symlinks=True, dirs_exist_ok=True)
-        _call("umount", "--lazy", str(self._whole), check=False)
-        if not os.path.ismount(self._whole):
-            shutil.rmtree(self._home, ignore_errors=True)
+        _put_away(self._home, self.target, keep=keep)
+
+
+def disks_of(tree: Path) -> Path:
+    """Return where the disks of a host lie: beside its tree, so that they are found when their run is dead."""
+    return tree.parent / f"{tree.name}-disks"
+
+
+def put_away_left(tree: Path) -> None:
+    """Take away the disks that a dead run left; what lies on them is put into the host's tree."""
+    for home in sorted(disks_of(tree).glob("*")):
+        with contextlib.suppress(OSError):
+            _put_away(home, Path((home / _TARGET).read_text(encoding="utf-8")), keep=True)
+
+
+def _put_away(home: Path, target: Path, *, keep: bool) -> None:
+    if not home.exists():
+        return
+    whole = home / _WHOLE
+    _call("umount", "--lazy", str(target), check=False)
+    if keep and (whole / _CONTENT).is_dir():
+        with contextlib.suppress(shutil.Error):  # links to what is gone
+            shutil.copytree(whole / _CONTENT, target, symlinks=True, dirs_exist_ok=True)
+    _call("umount", "--lazy", str(whole), check=False)
+    if not os.path.ismount(whole):
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _throttles(pid: int, device: str, rate: int) -> list[tuple[Path, str]]:
