@@ -5,7 +5,7 @@ Everything that the rest of the package knows of the SDK stands here. It is impo
 """
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -73,6 +73,38 @@ class Found:
     name: str
     labels: Mapping[str, str]
     running: bool = False
+
+
+Piece = tuple[bytes | None, bytes | None]
+"""What came of the output and of the error stream; None for the one of which nothing came."""
+LONGEST_LINE = 1 << 20
+"""Bytes of a line that are held back until its end comes."""
+
+
+def whole_lines(pieces: Iterable[Piece]) -> Iterator[bytes]:
+    """Join both streams of a container without breaking a line: the engine sends long ones in several pieces.
+
+    Args:
+        pieces: as they come.
+
+    Yields:
+        One or more whole lines of one stream; what has no end comes last.
+    """
+    rests = [bytearray(), bytearray()]
+    for both in pieces:
+        for rest, piece in zip(rests, both, strict=True):
+            if not piece:
+                continue
+            # A progress bar ends its lines by a carriage return.
+            end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+            if not end and len(rest) + len(piece) < LONGEST_LINE:
+                rest += piece
+                continue
+            yield bytes(rest) + piece[: end or len(piece)]
+            rest[:] = piece[end or len(piece) :]
+    for rest in rests:
+        if rest:
+            yield bytes(rest)
 
 
 def mounts_in_order(mounts: Sequence[Mount]) -> list[Mount]:
@@ -218,16 +250,16 @@ class Docker:
             raise _failed("start the container", error) from error
 
     def attach(self, container: str) -> Iterator[bytes]:
-        """Attach to a container, and return what it prints from now on, until its end."""
+        """Attach to a container, and return the lines that it prints from now on, until its end."""
         try:
-            pieces: Iterator[bytes] = self._api.attach(container, stream=True)
+            pieces: Iterator[Piece] = self._api.attach(container, stream=True, demux=True)
         except (self._errors.DockerException, OSError) as error:
             raise _failed("attach to the container", error) from error
-        return self._pieces(pieces)
+        return self._lines(pieces)
 
-    def _pieces(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    def _lines(self, pieces: Iterator[Piece]) -> Iterator[bytes]:
         try:
-            yield from pieces
+            yield from whole_lines(pieces)
         except (self._errors.DockerException, OSError) as error:
             raise _failed("read what the container prints", error) from error
 

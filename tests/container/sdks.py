@@ -66,6 +66,14 @@ def real_compose() -> tuple[Path | None, str]:
     return (Path(client).parent, "") if told.startswith("1.") else (None, f"docker-compose is {told}, not 1.x")
 
 
+def stand_in(cache: Path) -> Path:
+    """Directory of our `docker-compose`."""
+    command = [sys.executable, "-m", "runtime", "compose", "--path"]
+    environ = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    done = subprocess.run(command, cwd=HOME.parent, capture_output=True, text=True, check=True, env=environ)
+    return Path(done.stdout.strip())
+
+
 def environ_of(place: Path, path: Path, **more: str) -> dict[str, str]:
     """Compose the environment of a client: no account, no telemetry, our stand-in first on PATH."""
     config = place / "sdk.yaml"

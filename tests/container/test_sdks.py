@@ -7,8 +7,8 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from runtime.testing import must
+from runtime.testing import must, wait_until
 from tests.container.check_images import build
-from tests.container.sdks import Client, Fit, find_sdk, real_compose
+from tests.container.sdks import Client, Fit, environ_of, find_sdk, real_compose, stand_in
 from tests.s3 import bridge_gateway, bucket_at, serve
 
 pytestmark = pytest.mark.container
@@ -259,14 +259,6 @@ def fill(path: Path) -> None:
     (path / "needs/requirements.txt").write_text("./tiny_wheel-1.0-py3-none-any.whl\n")
 
 
-def stand_in(cache: Path) -> Path:
-    """Directory of our `docker-compose`."""
-    command = [sys.executable, "-m", "runtime", "compose", "--path"]
-    environ = {**os.environ, "XDG_CACHE_HOME": str(cache)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environ)
-    return Path(done.stdout.strip())
-
-
 def client(version: int, through: str, place: Path) -> Client:
     python, why = find_sdk(version)
     compose, reason = (stand_in(place / "cache"), "") if through == "stand-in" else real_compose()
@@ -489,3 +481,100 @@ class TestProcessorsV3(Processors):
     @pytest.fixture
     def sdk(self, v3: Matrix) -> Matrix:
         return v3
+
+
+def containers_below(place: Path) -> list[str]:
+    """Containers of runs whose trees lie in a directory."""
+    form = '{{.ID}} {{.Label "slipway.tree"}}'
+    lines = must("ps", "--all", "--filter", "label=slipway.tree", "--format", form).splitlines()
+    return [line for line in lines if f" {place}/" in line]
+
+
+def test_two_jobs_of_one_name_at_one_time(place: Path, image: str):
+    """SDK v3 names hosts algo-N and its project for the directory: under docker-compose the jobs would meet."""
+    sdk = client(3, "stand-in", place)
+    running: dict[str, subprocess.Popen[str]] = {}
+    for name in ("a", "b"):
+        (place / name / "job").mkdir(parents=True)
+        (place / name / "data").mkdir()
+        (place / name / "data/x").write_text(f"of {name}")
+        job = {"image": image, "hosts": 2, "source": str(place / "src"), "command": "exec train"}
+        job |= {"root": str(place / name / "job"), "channels": {"train": str(place / name / "data")}}
+        job |= {
+            "hyperparameters": {"sagemaker_program": "train.py", "word": name},
+            "kind": "generic",
+            "environment": {},
+        }
+        with (place / f"{name}.log").open("w") as log:
+            words = sdk.words({"job": job})
+            running[name] = subprocess.Popen(words, cwd=place, stdout=log, stderr=log, env=sdk.environ(), text=True)
+    for name, process in running.items():
+        assert process.wait(1400) == 0
+        text = (place / f"{name}.log").read_text()
+        model = place / name / "job/compressed_artifacts/model.tar.gz"
+        fit = Fit(text, json.loads(text.splitlines()[-1])["job"]["raised"], str(model), place / name / "job")
+        assert fit.raised == "", text[-4000:]
+        assert fit.seen(1)["train"] == [f"of {name}"]
+        assert fit.seen(1)["argv"] == ["--word", name]
+        assert {"of-0", "of-1"} <= fit.members()
+    assert containers_below(place) == []
+
+
+def test_ctrl_c_leaves_nothing(place: Path, image: str):
+    sdk = client(2, "stand-in", place)
+    job = sdk.usual("waits") | {"image": image, "hosts": 2, "source": str(place / "src")}
+    job |= {"channels": {"train": str(place / "data")}, "hyperparameters": {"wait": 1}}
+    with (place / "log").open("w") as log:
+        process = subprocess.Popen(
+            # A shell that runs these tests in the background has them ignore Ctrl-C, which a child inherits.
+            ["env", "--default-signal=INT", *sdk.words({"waits": job})],
+            cwd=place, stdout=log, stderr=log, env=sdk.environ(), start_new_session=True,
+        )  # fmt: skip
+    try:
+        waiting = "waits/*/slipway/*/.work/attempt-1/*/model/waits"
+        wait_until(lambda: process.poll() is not None or len(list(place.glob(waiting))) == 2, "both hosts")
+        assert process.poll() is None, (place / "log").read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(600)
+        wait_until(lambda: not containers_below(place), "the end of the containers")
+    finally:
+        process.kill()
+        process.wait()
+    (record,) = place.glob("waits/*/slipway/*/job.json")
+    wait_until(lambda: json.loads(record.read_text())["status"] == "Stopped", "the record")
+
+
+CHOICE = """
+import importlib, os, sys
+container = importlib.import_module(sys.argv[1])._SageMakerContainer
+for path in sys.argv[2:]:
+    os.environ["PATH"] = path
+    try:
+        print("CHOICE", *container._get_compose_cmd_prefix())
+    except ImportError:
+        print("CHOICE none")
+"""
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_stand_in_is_chosen_whatever_plugin_is_there(place: Path, version: int):
+    """Recorded answers of `docker compose version`: both SDKs read them in their own way; ours is always found."""
+    answers = {"none": "", "v2": "Docker Compose version v2.29.7", "debian": "Docker Compose version 2.26.1-4"}
+    answers["v5"] = "Docker Compose version v5.0.1"
+    for name, text in answers.items():
+        (place / name).mkdir()
+        (place / name / "docker").write_text(f'#!/bin/sh\n[ "$1" = compose ] && [ -n "{text}" ] && echo "{text}"\n')
+        (place / name / "docker").chmod(0o755)
+    python, why = find_sdk(version)
+    if python is None:
+        pytest.skip(why)
+    ours = stand_in(place / "cache")
+    paths = [f"{place / name}:/bin-of-nobody" for name in answers]
+    module = {2: "sagemaker.local.image", 3: "sagemaker.core.local.image"}[version]
+    words = [str(python), "-c", CHOICE, module, *paths, *(f"{ours}:{path}:/bin" for path in paths)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environ_of(place, ours))
+    choices = [line.removeprefix("CHOICE ") for line in done.stdout.splitlines() if line.startswith("CHOICE")]
+    plugin = "docker compose"
+    # SDK v2 looks for the letters "v2", SDK v3 for a number of at least 2.
+    assert choices[:4] == ["none", plugin, *(["none", "none"] if version == 2 else [plugin, plugin])]
+    assert choices[4:] == ["docker-compose"] * 4

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class ComposeEngine(DockerEngine):
         made = super()._container(spec, host, base)
         return replace(
             made,
-            environ=dict(service.environ),
+            environ={**_threads(made.environ), **service.environ},
             entrypoint=service.entrypoint,
             command=service.command,
             aliases=service.aliases,
@@ -90,6 +90,11 @@ class ComposeEngine(DockerEngine):
             for mount in self._services[host.name].mounts:
                 if mount.target in (f"{DEFAULT_BASE}/model", f"{DEFAULT_BASE}/output"):
                     put(host.base / Path(mount.target).name, mount.source)
+
+
+def _threads(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of what a host of ours has, the one thing that no SDK gives: its share of the CPUs that all hosts use."""
+    return {name: value for name, value in environ.items() if name == "OMP_NUM_THREADS"}
 
 
 def mend(config: Path, interface: str, spec: JobSpec) -> None:

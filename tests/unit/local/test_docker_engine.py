@@ -11,7 +11,16 @@ import pytest
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.local import leftovers
-from runtime.local.containers import ContainerSpec, Docker, Found, ImageFacts, Mount, mounts_in_order
+from runtime.local.containers import (
+    LONGEST_LINE,
+    ContainerSpec,
+    Docker,
+    Found,
+    ImageFacts,
+    Mount,
+    mounts_in_order,
+    whole_lines,
+)
 from runtime.local.docker_engine import CODE, DockerEngine, share_gpus
 from runtime.local.docker_options import DockerOptions
 from runtime.local.engine import HostLog
@@ -211,6 +220,20 @@ def test_gpus_are_dealt_out():
     assert share_gpus(["a", "b"], ["4", "5", "6", "7"]) == {"a": ("4", "5"), "b": ("6", "7")}
     with pytest.raises(UserError, match="2 hosts want a GPU each, this machine has 1"):
         share_gpus(["a", "b"], ["0"])
+
+
+def test_lines_of_two_streams_stay_whole():
+    pieces = [
+        (b"one\ntw", None),
+        (None, b"err"),
+        (b"o\nthree", b"or\n"),
+        (None, b"bar\r"),
+        (None, b"end"),
+        (b"!", None),
+    ]
+    assert list(whole_lines(pieces)) == [b"one\n", b"two\n", b"error\n", b"bar\r", b"three!", b"end"]
+    assert list(whole_lines([(None, b"x" * LONGEST_LINE), (b"a\n", None)])) == [b"x" * LONGEST_LINE, b"a\n"]
+    assert list(whole_lines([])) == []
 
 
 def test_outer_mounts_come_first():
