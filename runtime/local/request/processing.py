@@ -13,6 +13,7 @@ from runtime.contract.job import DEFAULT_GROUP, DISTRIBUTIONS
 from runtime.contract.paths import DEFAULT_BASE
 from runtime.local.request.channels import source_of
 from runtime.local.request.keys import PROCESSING_KEYS, check_keys
+from runtime.local.request.modes import check_channels
 from runtime.local.request.node import Node
 from runtime.local.request.spec import ChannelSpec, GroupSpec, OutputSpec, ProcessingJobSpec
 from runtime.local.request.training import place, read_instances, read_name, refuse_what_is_missing
@@ -94,7 +95,9 @@ def _inputs(root: Node) -> tuple[ChannelSpec, ...]:
     _few(nodes, "ProcessingInputs")
     names = [node.text("InputName") for node in nodes]
     _once(names, "ProcessingInputs")
-    return tuple(_input(name, node) for name, node in zip(names, nodes, strict=True) if not node.flag("AppManaged"))
+    inputs = tuple(_input(name, node) for name, node in zip(names, nodes, strict=True) if not node.flag("AppManaged"))
+    check_channels(inputs)
+    return inputs
 
 
 def _input(name: str, node: Node) -> ChannelSpec:
@@ -107,11 +110,13 @@ def _input(name: str, node: Node) -> ChannelSpec:
     path = _path(s3, "LocalPath")
     if not PurePosixPath(path).is_relative_to(INPUTS_HOME):
         raise UserError(f"{s3.at('LocalPath')} is {path!r}", allowed=f"inputs lie below {INPUTS_HOME}/")
-    source, remote = source_of(s3, name, ("S3Prefix", "ManifestFile"))
+    kinds = ("S3Prefix", "ManifestFile")
+    source, remote = source_of(s3, name, kinds, kinds)
     return ChannelSpec(
         name=name,
         source=source,
         remote=remote,
+        data_type=s3.text("S3DataType", "S3Prefix", kinds),
         input_mode=s3.text("S3InputMode", "File", ("File", "Pipe")),
         distribution=s3.text("S3DataDistributionType", "FullyReplicated", DISTRIBUTIONS),
         compression=s3.text("S3CompressionType", "None", ("None", "Gzip")),

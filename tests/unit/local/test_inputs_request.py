@@ -174,3 +174,28 @@ def test_a_channel_may_not_lie_where_another_has_its_fifos(place):
     with pytest.raises(UserError, match="FIFO of epoch 0"):
         parsed(place, "--channel", f"a={place}/data,mode=Pipe", "--channel", f"a_0={place}/data")
     parsed(place, "--channel", f"a={place}/data", "--channel", f"a_0={place}/data,mode=Pipe")
+
+
+def test_a_processing_input_may_be_a_manifest(place):
+    source = {
+        "S3Uri": f"file://{place}/m.json",
+        "LocalPath": "/opt/ml/processing/input/data",
+        "S3DataType": "ManifestFile",
+        "S3InputMode": "File",
+    }
+    request = {
+        "ProcessingJobName": "p",
+        "AppSpecification": {"ImageUri": "image"},
+        "ProcessingInputs": [{"InputName": "data", "S3Input": source}],
+        "ProcessingResources": {
+            "ClusterConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}
+        },
+    }
+    spec, _ = parse_request(request, "docker")
+    assert (spec.channels[0].data_type, spec.channels[0].uri) == ("ManifestFile", f"{place}/m.json")
+    source |= {"S3InputMode": "Pipe"}
+    with pytest.raises(UserError, match="training jobs only"):
+        parse_request(request, "docker")
+    source |= {"S3InputMode": "File", "S3CompressionType": "Gzip"}
+    with pytest.raises(UserError, match="in Pipe mode only"):
+        parse_request(request, "docker")
