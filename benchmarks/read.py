@@ -256,7 +256,7 @@ def run(*, quick: bool) -> Result:
     if notes:
         last = figures[0]
         figures[0] = Figure(last.key, last.value, last.unit, last.goal, last.better, last.peers, last.spread, notes)
-    return Result("read", figures, packages=("numpy", "google-crc32c"))
+    return Result("read", figures, packages=("numpy", "fastcrc"))
 
 
 def _main(root: Path, stack: ExitStack, *, quick: bool) -> tuple[list[Figure], str]:

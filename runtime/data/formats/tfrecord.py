@@ -7,11 +7,14 @@ u64 length, u32 masked CRC of these 8 bytes, data, u32 masked CRC of the data, a
 import struct
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from runtime.base.errors import UserError
 from runtime.data.formats.errors import malformed
 from runtime.data.formats.window import MOST_BYTES, Window
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
@@ -19,28 +22,23 @@ _MOST_KNOWN = 4096
 
 
 @cache
-def crc32c() -> Callable[[bytes], int]:
+def crc32c() -> "Callable[[Buffer], int]":
     """Return the checksum function.
 
-    google-crc32c, because it has wheels for every Python and architecture of ours, no dependency, and the licence of
-    this project (`crc32c` is LGPL); 20 GB/s and more. Its pure Python form is too slow to read data with.
+    Of fastcrc: 0.5 µs for 25 kB where google-crc32c and crc32c take 0.9, in place on any buffer, typed, MIT; wheels for
+    x86 and ARM, and never a pure Python form, which nobody could read data with.
 
     Raises:
-        UserError: it is not installed, or not in its native form.
+        UserError: it is not installed.
     """
     try:
-        import google_crc32c
+        from fastcrc import crc32
     except ImportError as error:
         raise UserError(
-            "TFRecord files need the checksum library google-crc32c, which is not installed",
+            "TFRecord files need the checksum library fastcrc, which is not installed",
             fix="pip install 'slipway[data]'",
         ) from error
-    if google_crc32c.implementation == "python":
-        raise UserError(
-            "google-crc32c is installed without its native part: its checksums would take longer than the training",
-            fix="install a wheel of google-crc32c for this platform",
-        )
-    return google_crc32c.value
+    return crc32.iscsi
 
 
 def mask(crc: int) -> int:
@@ -76,7 +74,7 @@ def read_records(window: Window) -> Iterator[bytes]:
                 break
             head = known.get(length)
             if head is None:
-                head = mask(checksum(bytes(view[at : at + 8])))
+                head = mask(checksum(view[at : at + 8]))
                 if len(known) < _MOST_KNOWN:
                     known[length] = head
             if head != head_crc:
@@ -104,7 +102,7 @@ def record_spans(window: Window) -> Iterator[tuple[int, int]]:
 def _read_length(window: Window) -> int:
     window.expect(12, "the header of a record")
     length, crc = _HEADER.unpack_from(window.buffer, window.begin)
-    if mask(crc32c()(bytes(window.view[window.begin : window.begin + 8]))) != crc:
+    if mask(crc32c()(window.view[window.begin : window.begin + 8])) != crc:
         raise malformed(window.name, window.offset, "no TFRecord record: the checksum of its length is wrong")
     if length > MOST_BYTES:
         raise malformed(window.name, window.offset, f"a record claims {length} bytes, more than {MOST_BYTES}")
