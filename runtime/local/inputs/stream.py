@@ -1,6 +1,5 @@
 """The bytes of one epoch of a Pipe channel, as the service writes them into a FIFO."""
 
-import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -9,16 +8,13 @@ from dataclasses import dataclass
 from typing import IO
 
 from runtime.base.errors import UserError
+from runtime.data.formats.recordio import part_frames
 from runtime.local.inputs.augmented import AugmentedManifest, pieces_of
 from runtime.local.inputs.content import Item, list_items
 from runtime.local.inputs.objects import PIECE, Stores, split_uri
 from runtime.local.inputs.order import Share
 from runtime.local.inputs.readahead import AHEAD, begin_ahead, read_ahead
 
-MAGIC = 0xCED7230A
-"""First word of a RecordIO record."""
-LONGEST_RECORD = (1 << 29) - 4
-"""Bytes in one record: its length has 29 bits; a multiple of 4, so that no part needs padding but the last."""
 OBJECTS_AHEAD = 8
 """Distant objects whose beginning is fetched before their turn: small ones would cost a round trip each."""
 BEGINNING = 512 << 10
@@ -168,25 +164,16 @@ def wrap(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
         pieces: the bytes.
         size: how many they are.
     """
-    if size <= LONGEST_RECORD:
-        yield struct.pack("<II", MAGIC, size)
-        yield from pieces
-        if size % 4:
-            yield bytes(-size % 4)
-        return
-    left, room, flag = size, 0, 1
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            if not room:
-                room = min(left, LONGEST_RECORD)
-                yield struct.pack("<II", MAGIC, (3 if room == left else flag) << 29 | room)
-                flag, left = 2, left - room
-            yield bytes(view[:room])
-            taken = min(room, len(view))
-            view, room = view[taken:], room - taken
-    if size % 4:
-        yield bytes(-size % 4)
+    held = b""
+    for header, length, padding in part_frames(size):
+        yield header
+        left = length
+        while left:
+            held = held or next(pieces)
+            yield held if len(held) <= left else held[:left]
+            left, held = max(0, left - len(held)), held[left:]
+        if padding:
+            yield padding
 
 
 def unpack(pieces: Iterator[bytes], name: str) -> Iterator[bytes]:

@@ -17,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.base.errors import UserError
+from runtime.data.formats import recordio
+from runtime.data.formats.window import Window
 from runtime.local.inputs import readahead, stream
 from runtime.local.inputs.objects import FileStore, Stores
 from runtime.local.inputs.order import Share
@@ -175,6 +177,12 @@ def test_recordio_wraps_each_object_in_a_record(feed, data, tmp_path):
     assert records(read(tmp_path / "fifos", 0)) == contents(data)
 
 
+def test_our_own_reader_takes_it_from_the_fifo_itself(feed, data, tmp_path):
+    feed(data, recordio=True)
+    with (tmp_path / "fifos/train_0").open("rb", buffering=0) as stream:
+        assert list(recordio.read_records(Window(stream, "train_0"))) == contents(data)
+
+
 def test_a_magic_number_in_the_data_stays_there(feed, tmp_path):
     directory = tmp_path / "data"
     directory.mkdir()
@@ -185,7 +193,7 @@ def test_a_magic_number_in_the_data_stays_there(feed, tmp_path):
 
 @pytest.mark.parametrize("size", [0, 3, 4, 5, 8, 9, 12, 100])
 def test_an_object_longer_than_a_record_becomes_several_parts(size, monkeypatch):
-    monkeypatch.setattr(stream, "LONGEST_RECORD", 4)
+    monkeypatch.setattr(recordio, "LONGEST_PART", 5)
     data = bytes(range(size))
     pieces = iter([data[at : at + 3] for at in range(0, size, 3)])
     assert records(b"".join(wrap(pieces, size))) == [data]
