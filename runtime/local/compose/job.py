@@ -21,7 +21,7 @@ log = Log("compose")
 
 USED_FLAGS = {
     *("--checkpoints", "--interrupt-after", "--interrupt-signal", "--max-run"),
-    *("--network-isolation", "--output", "--shm-size", "--memory"),
+    *("--network-isolation", "--output", "--shm-size", "--memory", "--fault", "--spot-wait"),
 }
 """Flags of ``slipway run`` that say something about a job which an SDK describes."""
 SUCCESS_OF_SDKS = 130
