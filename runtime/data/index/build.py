@@ -5,22 +5,24 @@ a build that was killed goes on with what it had done.
 """
 
 import fcntl
+import math
 import multiprocessing
 import os
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from zlib import crc32
-
-import numpy as np
 
 from runtime.base.errors import UserError
 from runtime.data.index.files import Files
 from runtime.data.index.reader import Rows
-from runtime.data.index.scan import IMAGE_SUFFIXES, Kind, Options, Scanned, Scanner
+from runtime.data.index.rows import Kind, Options
+from runtime.data.index.scan import IMAGE_SUFFIXES, Scanned, Scanner
 from runtime.data.index.segments import Built, Segment, assemble, read_built, segment_from_json, segments_of
 
 DEEPEST = 32
@@ -28,6 +30,10 @@ DEEPEST = 32
 FRESH_NS = 2_000_000_000
 """A directory that changed so shortly before it was listed may change once more with the same time."""
 BUILDING = ".building"
+ALONE_S = 0.5
+"""Longer than a pool of processes takes to start."""
+REPORT_S = 2.0
+"""A process tells after this time what it has done: so much is done again after a kill, at most."""
 MOST_DIRECTORIES = 256
 """That a process takes at one time."""
 
@@ -125,9 +131,11 @@ class Worker:
             else:
                 changed.append(directory)
         new = [directory for directory in task.directories if directory not in task.known]
-        old = {directory: self._old(task.known[directory]) for directory in changed}
-        done = self._spool(self._scanner.scan([*changed, *new], old), task.known)
-        return Done(kept + done.segments, done.more)
+        due = [*changed, *new]
+        done = self._spool(self._scanner.scan(due, lambda directory: self._old(task.known.get(directory))), task.known)
+        rest = tuple(due[len(done.segments) :])
+        left = [Task(rest, {name: task.known[name] for name in rest if name in task.known})] if rest else []
+        return Done(kept + done.segments, done.more + left)
 
     def _old(self, known: Known | None, first: str = "", last: str = "") -> dict[str, bytes]:
         """Return the rows that were made before, by file name."""
@@ -141,13 +149,16 @@ class Worker:
         return found
 
     def _spool(self, scanned: Iterable[Scanned], known: Mapping[str, Known] | None = None) -> Done:
-        """Write rows down; a directory counts when they are there."""
+        """Write rows down, of as many directories as `REPORT_S` allows; a directory counts when they are there."""
+        until = time.monotonic() + REPORT_S
         segments: list[Segment] = []
         more: list[Task] = []
         content: list[bytes] = []
+        lengths: list[int] = []
         now = time.time_ns()
         for one in scanned:
-            size = sum(map(len, one.rows))
+            text = b"".join(one.rows)
+            size = len(text)
             segments.append(
                 Segment(
                     one.directory,
@@ -155,7 +166,7 @@ class Worker:
                     one.changed_ns if now - one.changed_ns > FRESH_NS else 0,
                     len(one.rows),
                     size,
-                    one.digest.hex(),
+                    blake2b(text, digest_size=16).hexdigest(),
                     one.directories,
                     one.problems,
                     self._stem,
@@ -163,7 +174,8 @@ class Worker:
                     self._count,
                 )
             )
-            content += one.rows
+            content.append(text)
+            lengths += map(len, one.rows)
             self._size += size
             self._count += len(one.rows)
             before = {one.directory: known[one.directory]} if known and one.directory in known else {}
@@ -172,8 +184,10 @@ class Worker:
                 for number, names in enumerate(one.more, 1)
                 if self._share.owns(one.directory, number)
             ]
+            if time.monotonic() > until:
+                break
         _write_all(self._rows, b"".join(content))
-        _write_all(self._lengths, np.fromiter(map(len, content), dtype="<u4", count=len(content)).tobytes())
+        _write_all(self._lengths, array("I", lengths).tobytes())
         return Done(segments, more)
 
 
@@ -189,7 +203,7 @@ _worker: Worker | None = None
 
 def _begin(files: Files, options: Options, share: Share, directory: str) -> None:
     global _worker
-    _worker = Worker(files, options, share, f"{directory}/spool-{os.getpid()}-{time.time_ns()}")
+    _worker = Worker(files, options, share, _spool_path(directory))
 
 
 def _do(task: Task) -> Done:
@@ -294,11 +308,11 @@ def _scan_tree(
     progress = Progress(waiting=1)
     waiting: list[str] = [""]
     parts: list[Task] = []
-    with _pool(request, files, building) as submit, (building / "journal").open("ab") as journal:
+    with _Hands(request, files, building) as hands, (building / "journal").open("ab") as journal:
         running: set[Future[Done]] = set()
         while waiting or parts or running:
-            while (waiting or parts) and len(running) < 2 * request.processes:
-                running.add(submit(parts.pop() if parts else _next(waiting, known, request.processes)))
+            while (waiting or parts) and len(running) < hands.at_one_time:
+                running.add(hands.submit(parts.pop() if parts else _next(waiting, known, hands.at_one_time)))
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 done = future.result()
@@ -330,53 +344,50 @@ def _children(segment: Segment) -> Iterator[str]:
     return (before + name for name in segment.directories)
 
 
-def _next(waiting: list[str], known: Mapping[str, Known], processes: int) -> Task:
+def _next(waiting: list[str], known: Mapping[str, Known], at_one_time: int) -> Task:
     """Take as many directories as leave work for the other processes."""
-    count = max(1, min(MOST_DIRECTORIES, len(waiting) // (2 * processes)))
+    count = max(1, min(MOST_DIRECTORIES, len(waiting) // at_one_time))
     taken, waiting[-count:] = tuple(waiting[-count:]), []
     return Task(taken, {directory: known[directory] for directory in taken if directory in known})
 
 
-class _Inline:
-    """Does tasks in this very process: what one process can do needs no other."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def __enter__(self) -> "Callable[[Task], Future[Done]]":
-        return self.submit
-
-    def __exit__(self, *_: object) -> None:
-        self._worker.close()
-
-    def submit(self, task: Task) -> "Future[Done]":
-        future: Future[Done] = Future()
-        future.set_result(self._worker.do(task))
-        return future
-
-
-class _Pool:
-    """Does tasks in several processes."""
+class _Hands:
+    """Does tasks: at first in this very process, in several as soon as there is more to do than their start takes."""
 
     def __init__(self, request: Request, files: Files, building: Path) -> None:
-        self._executor = ProcessPoolExecutor(
-            request.processes,
-            multiprocessing.get_context("forkserver"),
-            _begin,
-            (files, request.options, request.share, str(building)),
-        )
+        self._request = request
+        self._arguments = (files, request.options, request.share, str(building))
+        self._worker = Worker(*self._arguments[:3], _spool_path(str(building)))
+        self._alone_until = time.monotonic() + (ALONE_S if request.processes > 1 else math.inf)
+        self._executor: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> "Callable[[Task], Future[Done]]":
-        return lambda task: self._executor.submit(_do, task)
+    def __enter__(self) -> "_Hands":
+        return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=kind is not None)
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=kind is not None)
+        self._worker.close()
+
+    @property
+    def at_one_time(self) -> int:
+        """Tasks that are worth handing out before the first is done."""
+        return 1 if time.monotonic() < self._alone_until else 2 * self._request.processes
+
+    def submit(self, task: Task) -> "Future[Done]":
+        """Do a task, or have it done."""
+        if time.monotonic() < self._alone_until:
+            future: Future[Done] = Future()
+            future.set_result(self._worker.do(task))
+            return future
+        if self._executor is None:
+            context = multiprocessing.get_context("forkserver")
+            self._executor = ProcessPoolExecutor(self._request.processes, context, _begin, self._arguments)
+        return self._executor.submit(_do, task)
 
 
-def _pool(request: Request, files: Files, building: Path) -> _Inline | _Pool:
-    if request.processes > 1:
-        return _Pool(request, files, building)
-    return _Inline(Worker(files, request.options, request.share, f"{building}/spool-{os.getpid()}-{time.time_ns()}"))
+def _spool_path(directory: str) -> str:
+    return f"{directory}/spool-{os.getpid()}-{time.time_ns()}"
 
 
 def merge(parts: Sequence[Path], out: Path) -> Built:

@@ -12,7 +12,7 @@ from runtime.base import env
 from runtime.base.errors import UserError
 from runtime.data.index.build import Progress, Request, Share, build, guess_kind, merge
 from runtime.data.index.reader import Index
-from runtime.data.index.scan import Kind, Options
+from runtime.data.index.rows import Kind, Options
 from runtime.data.index.segments import Built, read_built
 
 SAY_S = 10.0

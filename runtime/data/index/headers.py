@@ -2,8 +2,8 @@
 
 import struct
 
-HEAD_BYTES = 4096
-"""Read from each image. A JPEG with a longer preview in front of its frame needs `MORE_BYTES`."""
+HEAD_BYTES = 1024
+"""Read from each image. A JPEG with a preview in front of its frame needs `MORE_BYTES`."""
 MORE_BYTES = 1 << 18
 
 _SIZE = struct.Struct(">HH")

@@ -13,7 +13,7 @@ from typing import Any, cast, overload
 import orjson
 
 from runtime.base.errors import UserError
-from runtime.data.index.scan import Options
+from runtime.data.index.rows import Options
 from runtime.data.index.sidecar import Header, open_offsets, read_header
 
 Row = Mapping[str, Any]
@@ -77,9 +77,11 @@ class Rows:
         end = first + count
         if low:
             first = self._bisect(first, end, low)
+        if first == end:
+            return {}
+        last = int(self._offsets[end]) if end < len(self._offsets) else self.header.size
         found: dict[str, bytes] = {}
-        for number in range(first, end):
-            line = self.line(number)
+        for line in self._text[int(self._offsets[first]) : last].splitlines(keepends=True):
             name = _name(line)
             if high and name > high:
                 break

@@ -7,26 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
-from typing import Literal, cast
-
-import orjson
+from typing import cast
 
 from runtime.base.errors import UserError
 from runtime.data.index.files import Files, Listing
-from runtime.data.index.headers import HEAD_BYTES, MORE_BYTES, BadHeader, NeedMore, image_size
+from runtime.data.index.rows import Made, Options, Problem, RowMaker
 
-Kind = Literal["pairs", "labels", "images"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _SUFFIXES = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
 """To make every name small costs more than to compare it with twice as many."""
-LONGEST_CAPTION = 1 << 16
-"""Bytes. A longer one is hardly a caption, and would be read by every reader of the row."""
-CAPTION_READ = 4096
-"""Bytes of the first read: nearly every caption is shorter, and needs no second one."""
 SLOW_S = 150e-6
 """A request that takes longer was not answered from memory: then many are sent at one time."""
-TRIED = 24
+TRIED = 12
 """Requests that are timed before that is decided."""
 IN_FLIGHT = 96
 """Requests at one time and process when they are slow."""
@@ -34,42 +26,6 @@ AT_ONCE = 16
 """Files that one thread takes at one time, at most: few, so that all threads have some."""
 CHUNK = 100_000
 """Images of one directory that a process takes at one time; the rest of a huge one is for others."""
-dumps = orjson.dumps
-_NEWLINE = orjson.OPT_APPEND_NEWLINE
-
-
-@dataclass(frozen=True)
-class Options:
-    """What goes into the rows; equal options make equal rows."""
-
-    kind: Kind
-    caption_suffix: str = ".txt"
-    """``pairs``: the caption of ``a.jpg`` is in ``a.txt``."""
-    headers: bool = False
-    """Look at every image's first bytes, and give its width and height."""
-
-    @property
-    def costs_requests(self) -> int:
-        """Requests (open, read, close) that a row costs beside its share of the listing."""
-        return 3 * ((self.kind == "pairs") + self.headers)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A file that got no row."""
-
-    path: str
-    """Relative to the root; bytes that are no UTF-8 are shown escaped."""
-    why: str
-
-    @classmethod
-    def of(cls, path: str, why: str) -> "Problem":
-        """Name a file by the path that the file system gave."""
-        return cls(path.encode(errors="surrogateescape").decode(errors="backslashreplace"), why)
-
-
-Made = bytes | Problem
-"""A row, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +44,6 @@ class Scanned:
     problems: tuple[Problem, ...] = ()
     more: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
     """Sorted names of images in further parts, which nobody has looked at yet."""
-
-    @property
-    def digest(self) -> bytes:
-        """16 bytes of the rows' content."""
-        return blake2b(b"".join(self.rows), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -142,6 +93,7 @@ class Scanner:
         """
         self._files = files
         self._options = options
+        self._maker = RowMaker(files, options)
         self._owns = owns or _all
         self._pool: ThreadPoolExecutor | None = None
         self._times: list[float] = []
@@ -157,21 +109,22 @@ class Scanner:
             self._pool.shutdown()
             self._pool = None
 
-    def scan(self, directories: Sequence[str], old: Mapping[str, Mapping[str, bytes]]) -> Iterator[Scanned]:
+    def scan(self, directories: Sequence[str], old: Callable[[str], Mapping[str, bytes]]) -> Iterator[Scanned]:
         """List directories and make their rows; of a huge one the first part, with the names of the others.
 
         Args:
             directories: relative to the root.
-            old: by directory, rows by file name that need not be made again.
+            old: gives for a directory the rows, by file name, that need not be made again.
 
         Raises:
             UserError: a directory cannot be listed.
         """
         for at, directory in enumerate(directories):
             if self._pool is not None:
-                yield from self._scan_at_once(self._pool, directories[at:], old)
+                for first in range(at, len(directories), IN_FLIGHT):
+                    yield from self._scan_at_once(self._pool, directories[first : first + IN_FLIGHT], old)
                 return
-            listed = self._list(directory, old.get(directory, {}))
+            listed = self._list(directory, old(directory))
             try:
                 yield listed.scanned(self._make_timed(listed.handle, directory, listed.fresh))
             finally:
@@ -207,18 +160,22 @@ class Scanner:
     # --- parts ----------------------------------------------------------------------------------------------
 
     def _scan_at_once(
-        self, pool: ThreadPoolExecutor, directories: Sequence[str], old: Mapping[str, Mapping[str, bytes]]
+        self, pool: ThreadPoolExecutor, directories: Sequence[str], old: Callable[[str], Mapping[str, bytes]]
     ) -> Iterator[Scanned]:
         """Send the requests of all directories at one time: first the listings, then the files."""
-        listed = list(pool.map(self._list, directories, [old.get(directory, {}) for directory in directories]))
+        listed = list(pool.map(self._list, directories, map(old, directories)))
         try:
             width = _width(sum(len(one.fresh) for one in listed))
-            tasks = [
+            tasks: list[tuple[int, str, list[str]]] = [
                 (one.handle, one.directory, one.fresh[at : at + width])
                 for one in listed
                 for at in range(0, len(one.fresh), width)
             ]
-            made = itertools.chain.from_iterable(pool.map(self._make, *zip(*tasks, strict=True))) if tasks else iter(())
+            made = (
+                itertools.chain.from_iterable(pool.map(self._maker.make, *zip(*tasks, strict=True)))
+                if tasks
+                else iter(())
+            )
             for one in listed:
                 yield one.scanned(list(itertools.islice(made, len(one.fresh))))
         finally:
@@ -258,7 +215,9 @@ class Scanner:
     def _with_captions(
         self, directory: str, images: Sequence[str], names: frozenset[str]
     ) -> tuple[list[str], tuple[Problem, ...]]:
-        """Split images into those with a caption beside them, and those without."""
+        """Leave out images without a caption, which costs no request as long as some are known to have none."""
+        if len(names) >= 2 * len(images):
+            return list(images), ()  # most likely all have one: whoever opens it will tell
         suffix = self._options.caption_suffix
         paired = [name for name in images if name[: name.rindex(".")] + suffix in names]
         if len(paired) == len(images):
@@ -271,95 +230,15 @@ class Scanner:
         made: list[Made] = []
         while len(self._times) < TRIED and self._options.costs_requests and len(made) < len(names):
             began = time.perf_counter()
-            made += self._make(handle, directory, names[len(made) : len(made) + 1])
+            made += self._maker.make(handle, directory, names[len(made) : len(made) + 1])
             self._note((time.perf_counter() - began) / self._options.costs_requests)
         rest = names[len(made) :] if made else names
         if self._pool is None:
-            return made + self._make(handle, directory, rest)
+            return made + self._maker.make(handle, directory, rest)
         width = _width(len(rest))
         chunks = [rest[at : at + width] for at in range(0, len(rest), width)]
-        more = self._pool.map(self._make, itertools.repeat(handle), itertools.repeat(directory), chunks)
+        more = self._pool.map(self._maker.make, itertools.repeat(handle), itertools.repeat(directory), chunks)
         return made + list(itertools.chain.from_iterable(more))
-
-    def _make(self, handle: int, directory: str, names: Sequence[str]) -> list[Made]:
-        """Make the row of each image, or say why there is none."""
-        kind = self._options.kind
-        before = f"{directory}/" if directory else ""
-        rows: list[dict[str, str | int] | str]
-        if kind == "pairs":
-            rows = self._with_texts(handle, before, names)
-        elif kind == "labels":
-            label = directory.rpartition("/")[2] or "."
-            rows = [{"file_name": before + name, "label": label} for name in names]
-        else:
-            rows = [{"file_name": before + name} for name in names]
-        if self._options.headers:
-            self._add_sizes(handle, names, rows)
-        try:
-            return [
-                dumps(row, None, _NEWLINE) if isinstance(row, dict) else Problem.of(before + name, row)
-                for name, row in zip(names, rows, strict=True)
-            ]
-        except orjson.JSONEncodeError:  # a name that is no UTF-8: one at a time
-            return [self._encode(before + name, row) for name, row in zip(names, rows, strict=True)]
-
-    def _encode(self, path: str, row: dict[str, str | int] | str) -> Made:
-        try:
-            return dumps(row, None, _NEWLINE) if isinstance(row, dict) else Problem.of(path, row)
-        except orjson.JSONEncodeError:
-            return Problem.of(path, "its name is no UTF-8 text")
-
-    def _with_texts(self, handle: int, before: str, names: Sequence[str]) -> list[dict[str, str | int] | str]:
-        suffix = self._options.caption_suffix
-        captions = [name[: name.rindex(".")] + suffix for name in names]
-        rows: list[dict[str, str | int] | str] = []
-        add = rows.append
-        for name, caption, raw in zip(names, captions, self._files.read(handle, captions, CAPTION_READ), strict=True):
-            if isinstance(raw, OSError):
-                add(_why(raw))
-                continue
-            try:
-                text = (raw if len(raw) < CAPTION_READ else self._long_caption(handle, caption)).decode().strip()
-            except UnicodeError:
-                add("its caption is no UTF-8 text")
-            except BadHeader as error:
-                add(str(error))
-            else:
-                add({"file_name": before + name, "text": text} if text else "its caption is empty")
-        return rows
-
-    def _long_caption(self, handle: int, name: str) -> bytes:
-        raw = self._files.read(handle, [name], LONGEST_CAPTION + 1)[0]
-        if isinstance(raw, OSError):
-            raise BadHeader(_why(raw))
-        if len(raw) > LONGEST_CAPTION:
-            raise BadHeader(f"its caption is longer than {LONGEST_CAPTION} bytes")
-        return raw
-
-    def _add_sizes(self, handle: int, names: Sequence[str], rows: list[dict[str, str | int] | str]) -> None:
-        heads = self._files.read(handle, names, HEAD_BYTES)
-        for at, (name, head) in enumerate(zip(names, heads, strict=True)):
-            row = rows[at]
-            if isinstance(row, str):
-                continue
-            try:
-                row["width"], row["height"] = self._size(handle, name, head)
-            except BadHeader as error:
-                rows[at] = str(error)
-
-    def _size(self, handle: int, name: str, head: bytes | OSError) -> tuple[int, int]:
-        if isinstance(head, OSError):
-            raise BadHeader(_why(head))
-        try:
-            return image_size(head)
-        except NeedMore:
-            more = self._files.read(handle, [name], MORE_BYTES)[0]
-            if isinstance(more, OSError):
-                raise BadHeader(_why(more)) from None
-        try:
-            return image_size(more)
-        except NeedMore:
-            raise BadHeader("a JPEG that is truncated, or without a frame in its first bytes") from None
 
 
 def _split(made: Iterable[Made]) -> tuple[list[bytes], list[Problem]]:
@@ -368,10 +247,6 @@ def _split(made: Iterable[Made]) -> tuple[list[bytes], list[Problem]]:
     if not problems:
         return cast("list[bytes]", items), []
     return [item for item in items if isinstance(item, bytes)], cast("list[Problem]", problems)
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 def _all(directory: str, part: int) -> bool:

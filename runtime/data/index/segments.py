@@ -19,7 +19,7 @@ import numpy.typing as npt
 import orjson
 
 from runtime.base.errors import UserError
-from runtime.data.index.scan import Options, Problem
+from runtime.data.index.rows import Options, Problem
 from runtime.data.index.sidecar import Header, open_offsets, read_header
 from runtime.version import __version__
 

@@ -19,7 +19,7 @@ from runtime.data.index import scan
 from runtime.data.index.build import BUILDING, Request, Share, build, guess_kind, merge
 from runtime.data.index.headers import BadHeader, NeedMore, image_size
 from runtime.data.index.reader import Index
-from runtime.data.index.scan import Options
+from runtime.data.index.rows import LONGEST_CAPTION, Options
 from tests.unit.data.index.trees import CountedFiles, SlowFiles, add_pair, grow, jpeg
 
 PAIRS = Options("pairs")
@@ -94,8 +94,8 @@ def test_files_without_a_row_are_named_with_the_reason(tree: Path, out: Path) ->
     add_pair(tree, "good.jpg")
     add_pair(tree, "empty.jpg", "  \n")
     add_pair(tree, "binary.jpg", b"\xff\xfe caption")
-    add_pair(tree, "long.jpg", "x" * (scan.LONGEST_CAPTION + 1))
-    add_pair(tree, "justlong.jpg", "y" * scan.LONGEST_CAPTION)
+    add_pair(tree, "long.jpg", "x" * (LONGEST_CAPTION + 1))
+    add_pair(tree, "justlong.jpg", "y" * LONGEST_CAPTION)
     add_pair(tree, "text.jpg", image=b"<html>not found</html>")
     add_pair(tree, "cut.jpg", image=jpeg()[:100])
     add_pair(tree, "nothing.jpg", image=b"")
@@ -267,7 +267,10 @@ def test_a_missing_part_is_named(tree: Path, tmp_path: Path) -> None:
         merge([tmp_path / "0", tmp_path / "0"], tmp_path / "merged")
 
 
-def test_several_processes_make_the_same_index(tree: Path, out: Path, tmp_path: Path) -> None:
+def test_several_processes_make_the_same_index(
+    tree: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "ALONE_S", 0.0)
     grow(tree, 6, 5)
     one, _ = build(Request(tree, out, PAIRS))
     many, _ = build(Request(tree, tmp_path / "many", PAIRS, processes=2))
@@ -302,8 +305,9 @@ import os, signal, sys
 from pathlib import Path
 from runtime.data.index import build as module
 from runtime.data.index.build import Request, build
-from runtime.data.index.scan import Options
+from runtime.data.index.rows import LONGEST_CAPTION, Options
 module.FRESH_NS = 0
+module.REPORT_S = 0.0
 def progress(seen):
     if seen.directories > 3:
         os.kill(os.getpid(), signal.SIGKILL)
