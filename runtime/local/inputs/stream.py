@@ -14,6 +14,7 @@ from runtime.local.inputs.content import Item, list_items
 from runtime.local.inputs.objects import PIECE, Stores, split_uri
 from runtime.local.inputs.order import Share
 from runtime.local.inputs.readahead import AHEAD, begin_ahead, read_ahead
+from runtime.local.request import ChannelSpec
 
 OBJECTS_AHEAD = 8
 """Distant objects whose beginning is fetched before their turn: small ones would cost a round trip each."""
@@ -36,6 +37,17 @@ class PipeSource:
     """Each object becomes one RecordIO record."""
     gzip: bool = False
     """Objects are gzip files; the service unpacks them."""
+
+
+def source_of(channel: ChannelSpec) -> PipeSource:
+    """Return what a channel delivers."""
+    return PipeSource(
+        uri=channel.uri,
+        data_type=channel.data_type,
+        attributes=channel.attributes,
+        recordio=channel.record_wrapper == "RecordIO",
+        gzip=channel.compression == "Gzip",
+    )
 
 
 class PipeContent:
