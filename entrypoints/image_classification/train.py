@@ -41,6 +41,8 @@ class Config:
     """bf16 and fp16 by autocast; fp16 with a gradient scaler."""
     channels_last: bool = False
     compile: bool = False
+    num_classes: int = 0
+    """0: as many as the channel has label folders. Shards do not tell: needed for them."""
     image_size: int = 0
     """Resize every image to this side in pixels; 0: they all have one size already."""
     seed: int = 0
@@ -55,13 +57,18 @@ def train(run: runtime.Run, config: Config) -> None:
     has_validation = "validation" in run.job.channels
     validation = run.data("validation", batch_size=256, shuffle=False, transform=transform) if has_validation else None
     channels, height, width = data.shape
+    num_classes = config.num_classes or len(data.classes)
+    if not num_classes:
+        raise runtime.UserError(
+            "The channel 'train' does not say how many classes there are", fix="set the hyperparameter num_classes"
+        )
 
     torch.manual_seed(config.seed)
     model = models.build(
         config.network,
         channels=channels,
         pixels=min(height, width),
-        num_classes=len(data.classes),
+        num_classes=num_classes,
         dropout=config.dropout,
     )
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
