@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from runtime.base import env
 from runtime.base.errors import PlatformError, UserError
@@ -29,7 +29,6 @@ from runtime.local.inputs.service import Inputs
 from runtime.local.record import InputRecord
 from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
 from runtime.local.s3.client import S3Grant
-from runtime.local.s3.forward import Forwarder, is_loopback
 from runtime.local.tree import (
     COPIED,
     checkpoint_directory,
@@ -43,6 +42,9 @@ from runtime.planning.hardware import probe
 from runtime.testing.container import RANKS, top_of_rank
 from runtime.testing.faults.disk import put_away_left
 from runtime.testing.faults.network import ContainerNetwork
+
+if TYPE_CHECKING:
+    from runtime.local.s3.forward import Forwarder
 
 log = Log("local")
 
@@ -234,6 +236,8 @@ class DockerEngine:
 
     def grant(self, grant: S3Grant) -> None:
         """Let hosts use S3; an endpoint on this machine's loopback is forwarded to their network, and to no other."""
+        from runtime.local.s3.forward import Forwarder, is_loopback  # asyncio costs 40 ms, wanted by few
+
         endpoint = grant.endpoint
         if endpoint and is_loopback(endpoint):
             self._forwarder = Forwarder(*self.docker.gateway(self._network), endpoint)

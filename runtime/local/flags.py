@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime.base.env import Environ
 from runtime.base.errors import UserError, did_you_mean
@@ -20,6 +20,9 @@ from runtime.local.processing_flags import apply_to_processing
 from runtime.local.request import NAME_PATTERN, is_processing
 from runtime.local.s3 import is_s3
 from runtime.planning.program import workloads
+
+if TYPE_CHECKING:
+    from runtime.testing.s3_faults import S3Faults
 
 RUNS = Path("slipway-runs")
 """Home of the output directories of jobs that name none."""
@@ -51,6 +54,8 @@ class RunOptions:
     """Of engine docker."""
     sync: SyncPlan = field(default_factory=SyncPlan)
     """How the agents behave that sync checkpoints."""
+    s3_faults: "S3Faults | None" = None
+    """What happens to requests to S3; None: nothing."""
     faults: tuple[str, ...] = ()
     """See `runtime.testing.faults.plan`."""
     spot_wait_s: float = 0.0
@@ -167,6 +172,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="SETTINGS",
         help="how badly they are synced: lag=30s, rate=50m, order=small-first, stop-after=FILES, die-at=step:N|Ns",
     )
+    add(
+        "--s3-faults",
+        metavar="SETTINGS",
+        help="make S3 slow or failing: latency=200ms~50ms, bandwidth=10m, slow-down=5%%, reset=2%%, truncate=1%%",
+    )
     add("--output", metavar="DIR", help="where everything goes (default ./slipway-runs/<job name>)")
     add("--json", action="store_true", help="print job.json at the end and nothing else")
 
@@ -235,12 +245,21 @@ def read_flags(flags: argparse.Namespace, environ: Environ) -> tuple[dict[str, A
         engine=flags.engine,
         docker=docker,
         sync=sync,
+        s3_faults=_s3_faults(flags.s3_faults),
         faults=tuple(flags.fault),
         spot_wait_s=flags.spot_wait,
         spot_price=flags.spot_price,
         limits=limits,
     )
     return request, options
+
+
+def _s3_faults(text: str | None) -> "S3Faults | None":
+    if text is None:
+        return None
+    from runtime.testing.s3_faults import parse_s3_faults  # its HTTP server costs 20 ms, wanted by few
+
+    return parse_s3_faults(text)
 
 
 def _load(path: Path) -> dict[str, Any]:

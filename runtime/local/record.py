@@ -145,6 +145,8 @@ class JobRecord:
     """Path of every key of the request that does nothing on one machine, to the reason."""
     checkpoint_sync: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     """For each attempt and host a `runtime.local.checkpoints.agent.SyncReport`."""
+    s3_faults: dict[str, int] = field(default_factory=dict[str, int])
+    """How often each fault of ``--s3-faults`` was played, and ``requests`` in all."""
     uploaded: dict[str, str] = field(default_factory=dict[str, str])
     """Name of a result to its address in S3."""
     paths: dict[str, str | None] = field(default_factory=dict[str, str | None])

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from runtime.base.errors import UserError
+from runtime.base.errors import PlatformError, UserError
 from runtime.base.log import Log
 from runtime.contract.paths import Paths
 from runtime.contract.processing_job import MESSAGE_BYTES
@@ -17,6 +17,8 @@ from runtime.local.projection import project
 from runtime.local.record import JobRecord
 from runtime.local.request import JobSpec, OutputSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.request.files import local_outputs
+from runtime.local.s3.job import JobS3
+from runtime.local.s3.uri import S3Uri
 from runtime.local.tree import inside_tree
 
 log = Log("local")
@@ -45,10 +47,10 @@ class Results(Protocol):
         ...
 
 
-def results_of(spec: JobSpec, options: RunOptions) -> Results:
+def results_of(spec: JobSpec, options: RunOptions, s3: JobS3) -> Results:
     """Choose by the kind of the job."""
     if isinstance(spec, ProcessingJobSpec):
-        return ProcessingResults(spec)
+        return ProcessingResults(spec, s3)
     assert isinstance(spec, TrainingJobSpec)  # noqa: S101 - there are two kinds of jobs
     return TrainingResults(spec, options)
 
@@ -121,9 +123,10 @@ class TrainingResults:
 class ProcessingResults:
     """Of a processing job: directories that go where the request says, and the exit message."""
 
-    def __init__(self, spec: ProcessingJobSpec) -> None:
+    def __init__(self, spec: ProcessingJobSpec, s3: JobS3) -> None:
         """Nothing is done yet."""
         self._spec = spec
+        self._s3 = s3
         self._bases: Mapping[str, Path] = {}
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -173,6 +176,8 @@ class ProcessingResults:
             if link is not None:
                 record.status = "Failed"
                 record.failure_reason = f"Output {output.name!r} holds a link, {link}: the service does not follow it"
+            if isinstance(output.target, S3Uri):
+                record.uploaded[output.name] = str(output.target)
         if (directory / "outputs").exists():
             record.paths["outputs"] = str(directory / "outputs")
 
@@ -182,7 +187,7 @@ class ProcessingResults:
             for output in watched:
                 try:
                     self._publish(output, seen)
-                except (OSError, UserError) as error:
+                except (OSError, PlatformError, UserError) as error:
                     log.warning(f"output {output.name!r} cannot be uploaded now: {error}")
 
     def _publish(self, output: OutputSpec, seen: dict[Path, tuple[int, int, bool]] | None = None) -> str | None:
@@ -196,16 +201,22 @@ class ProcessingResults:
             The path of a link, which no upload follows; None when there is none.
         """
         target = output.target
-        if not isinstance(target, Path):
+        if target is None:
             return None
         found: str | None = None
+        files: dict[str, Path] = {}
         for base in self._bases.values():
             source = inside_tree(base, output.local_path)
             for path in sorted(source.rglob("*")):
                 if path.is_symlink():
                     found = found or path.relative_to(source).as_posix()
                 elif path.is_file() and (seen is None or _stands_still(path, seen)):
-                    outputs.put(path, target / path.relative_to(source))
+                    files[path.relative_to(source).as_posix()] = path
+        if isinstance(target, S3Uri):
+            self._s3.upload(files, target)
+        else:
+            for name, path in files.items():
+                outputs.put(path, target / name)
         return found
 
 

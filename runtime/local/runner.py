@@ -195,7 +195,8 @@ class Runner:
         self._directory = directory = claim.directory
         self._show = show
         self._spec = spec
-        self._results = results_of(spec, options)
+        self._s3 = JobS3(process_environ(), options.s3_faults)
+        self._results = results_of(spec, options, self._s3)
         kind = "processing" if isinstance(spec, ProcessingJobSpec) else "training"
         self.record = JobRecord(spec.name, kind, without_effect=dict(spec.without_effect))
         definitions = spec.metric_definitions if isinstance(spec, TrainingJobSpec) else ()
@@ -206,7 +207,6 @@ class Runner:
         longest = len(str(in_output / "attempt-99" / spec.hosts[-1]))
         temporary = longest > LONGEST_BASE
         self._work = _Work(Path(tempfile.mkdtemp(prefix="slipway-")) if temporary else in_output)
-        self._s3 = JobS3(process_environ())
         self._checkpoints = JobCheckpoints(spec, directory / "checkpoints", lambda: self._s3.client, options.sync)
         self._last: AttemptEnd | None = None
 
@@ -235,6 +235,7 @@ class Runner:
                 self._results.judge(record, end)
                 self._results.upload(record, self._directory, end)
                 self._s3.upload_results(self._spec, record)
+                record.s3_faults = self._s3.played()
         except (OSError, PlatformError, UserError) as error:
             record.status, record.exit_code = "Failed", record.exit_code or 1
             record.failure_reason = one_line(f"local platform: {error}")

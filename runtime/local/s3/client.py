@@ -60,12 +60,13 @@ class _BrokenOffError(Exception):
 class S3Client:
     """S3, for several threads at one time."""
 
-    def __init__(self, environ: Environ) -> None:
+    def __init__(self, environ: Environ, endpoint: str = "") -> None:
         """Set up; nothing is asked yet.
 
         Args:
             environ: of this process. boto3 reads AWS_PROFILE, the files of ``aws configure`` and the other variables of
                 its own from the process itself; S3_ENDPOINT_URL is what it does not know.
+            endpoint: instead of the configured one; empty: that one.
 
         Raises:
             UserError: boto3 is not installed, or its settings are wrong, such as a profile that is not there.
@@ -80,7 +81,7 @@ class S3Client:
             raise UserError(
                 f"S3 cannot be used: {error}", fix="install the extra: pip install 'slipway[local]'"
             ) from error
-        own = "" if environ.get("AWS_ENDPOINT_URL_S3") else environ.get("S3_ENDPOINT_URL", "")
+        own = endpoint or ("" if environ.get("AWS_ENDPOINT_URL_S3") else environ.get("S3_ENDPOINT_URL", ""))
         try:
             session = boto3.session.Session()
             self._credentials: Any = session.get_credentials()

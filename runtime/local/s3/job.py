@@ -4,21 +4,25 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from runtime.base.env import Environ
 from runtime.base.errors import UserError
 from runtime.base.log import Log
 from runtime.local.inputs.manifest import LARGEST, parse_manifest
 from runtime.local.record import JobRecord
-from runtime.local.request import ChannelSpec, JobSpec, TrainingJobSpec
+from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.s3.cache import S3Cache, cache_directory
 from runtime.local.s3.client import S3Client, S3Grant
 from runtime.local.s3.uri import S3Uri, is_s3, parse_s3_uri
 
+if TYPE_CHECKING:
+    from runtime.testing.s3_faults import S3FaultProxy, S3Faults
+
 log = Log("local")
 
 Spec = TypeVar("Spec", bound=JobSpec)
+UPLOADS = 8
 HEADS = 16
 """Objects of a manifest that are looked at at one time."""
 SUBMIT = "sagemaker_submit_directory"
@@ -29,13 +33,16 @@ KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_
 class JobS3:
     """S3 for one job; nothing of it is imported or asked for a job that names none."""
 
-    def __init__(self, environ: Environ) -> None:
+    def __init__(self, environ: Environ, faults: "S3Faults | None" = None) -> None:
         """Remember where settings come from; nothing is connected.
 
         Args:
             environ: of this process.
+            faults: what happens to requests, those of the hosts included; None: nothing.
         """
         self._environ = environ
+        self._faults = faults
+        self._proxy: S3FaultProxy | None = None
         self._client: S3Client | None = None
 
     @property
@@ -47,7 +54,23 @@ class JobS3:
         """
         if self._client is None:
             self._client = S3Client(self._environ)
+            if self._faults is not None:
+                if not self._client.endpoint:
+                    raise UserError(
+                        "--s3-faults without an endpoint of your own",
+                        allowed="AWS takes no requests that came through a proxy under another name",
+                        fix="set AWS_ENDPOINT_URL_S3 to a server for tests, such as moto or MinIO",
+                    )
+                from runtime.testing.s3_faults import S3FaultProxy
+
+                self._proxy = S3FaultProxy(self._client.endpoint, self._faults)
+                self._client.close()
+                self._client = S3Client(self._environ, self._proxy.url)
         return self._client
+
+    def played(self) -> dict[str, int]:
+        """Return how often each fault was played; empty without faults."""
+        return dict(self._proxy.played) if self._proxy is not None else {}
 
     def prepare(self, spec: JobSpec) -> None:
         """See that what the job will need can be had, before anything is started.
@@ -66,8 +89,7 @@ class JobS3:
                 fix="pass the archive as the channel 'code', as the SDK does with enable_network_isolation",
             )
         checkpoints = spec.checkpoint.store if spec.checkpoint is not None else None
-        results = spec.output if isinstance(spec, TrainingJobSpec) else None
-        for uri in (results, checkpoints):
+        for uri in (*destinations(spec), checkpoints):
             if isinstance(uri, S3Uri):
                 self.client.require_bucket(uri)
 
@@ -124,8 +146,7 @@ class JobS3:
         named = submitted(spec) or any(channel.remote is not None for channel in spec.channels)
         if spec.checkpoint is not None:
             named = named or isinstance(spec.checkpoint.store, S3Uri)
-        if isinstance(spec, TrainingJobSpec):
-            named = named or isinstance(spec.output, S3Uri)
+        named = named or any(isinstance(uri, S3Uri) for uri in destinations(spec))
         if not named or spec.network_isolation:
             return None
         grant = self.client.grant()
@@ -156,18 +177,29 @@ class JobS3:
         Raises:
             UserError, PlatformError: S3 does not take them.
         """
-        uploaded: dict[str, str] = {}
-        for name, path in files.items():
-            uri = folder.below(name)
-            self.client.upload(path, uri)
-            uploaded[name] = str(uri)
-            log.info(f"uploaded {uri} ({path.stat().st_size / 2**20:,.1f} MiB)")
-        return uploaded
+        client = self.client
+        with ThreadPoolExecutor(UPLOADS, "upload") as pool:
+            list(pool.map(client.upload, files.values(), [folder.below(name) for name in files]))
+        if files:
+            size = sum(path.stat().st_size for path in files.values())
+            log.info(
+                f"uploaded {len(files):,} file{'s' if len(files) > 1 else ''} ({size / 2**20:,.1f} MiB) to {folder}"
+            )
+        return {name: str(folder.below(name)) for name in files}
 
     def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
             self._client.close()
+        if self._proxy is not None:
+            self._proxy.close()
+
+
+def destinations(spec: JobSpec) -> list[Path | S3Uri | None]:
+    """Name the places where the results of a job go."""
+    if isinstance(spec, TrainingJobSpec):
+        return [spec.output]
+    return [output.target for output in spec.outputs] if isinstance(spec, ProcessingJobSpec) else []
 
 
 def submitted(spec: JobSpec) -> str:

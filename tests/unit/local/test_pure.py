@@ -182,7 +182,16 @@ class TestRecord:
         assert list(JobRecord("job").as_json()) == [
             *("format", "name", "kind", "status", "failure_reason", "exit_message", "exit_code", "attempts"),
             *("transitions", "phases", "training_seconds", "billable_seconds", "savings_percent", "metrics"),
-            *("final_metrics", "faults", "projection", "without_effect", "checkpoint_sync", "uploaded", "paths"),
+            *(
+                "final_metrics",
+                "faults",
+                "projection",
+                "without_effect",
+                "checkpoint_sync",
+                "s3_faults",
+                "uploaded",
+                "paths",
+            ),
         ]
 
     @pytest.mark.parametrize("text", ["[]", "{}", "{", '{"format": 2, "name": "x"}'])

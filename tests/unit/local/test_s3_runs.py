@@ -177,3 +177,59 @@ def test_output_of_the_command_line_keeps_results_here(s3: FakeS3, run: Run, tmp
     assert record["code"] == 0, record["text"]
     assert s3.keys("results") == []
     assert record["uploaded"] == {}
+
+
+def test_faults_are_played_to_everybody_and_counted(s3: FakeS3, run: Run):
+    s3.put_all({f"data/{number}": "x" * 1000 for number in range(8)})
+    faults = "latency=2ms,slow-down=20%,truncate=20%,seed=2"
+    record = run("--s3-faults", faults, InputDataConfig=[channel(s3.uri("data"))])
+    assert record["code"] == 0, record["text"]
+    assert record["s3_faults"]["requests"] > 10
+    assert record["s3_faults"]["slow-down"] + record["s3_faults"]["truncate"] > 0
+    assert len(record["shown"]["algo-1"]["channels"]["train"]) == 8
+    assert len(s3.keys("results")) == 2
+
+
+def test_a_processing_job_from_s3_to_s3(s3: FakeS3, tmp_path: Path):
+    s3.put_all({"in/1.txt": "one", "in/2.txt": "two"})
+    copy = "mkdir -p {0}/deep; for f in {1}/*; do cp $f {0}/deep/; done; echo done > {0}/end"
+    base = "$SAGEMAKER_BASE_DIR/processing"
+    request = {
+        "ProcessingJobName": "copy",
+        "AppSpecification": {
+            "ImageUri": "none",
+            "ContainerEntrypoint": ["sh", "-c"],
+            "ContainerArguments": [copy.format(f"{base}/output", f"{base}/input")],
+        },
+        "ProcessingInputs": [
+            {"InputName": "in", "S3Input": {"S3Uri": s3.uri("in"), "LocalPath": "/opt/ml/processing/input"}}
+        ],
+        "ProcessingOutputConfig": {
+            "Outputs": [
+                {
+                    "OutputName": "out",
+                    "S3Output": {
+                        "S3Uri": s3.uri("out"),
+                        "LocalPath": "/opt/ml/processing/output",
+                        "S3UploadMode": "EndOfJob",
+                    },
+                }
+            ]
+        },
+        "ProcessingResources": {"ClusterConfig": {"InstanceCount": 1, "InstanceType": "local"}},
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    done = subprocess.run(
+        [sys.executable, "-m", "runtime", "run", str(tmp_path / "request.json")],
+        cwd=tmp_path,
+        env={**os.environ, "SLIPWAY_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert s3.keys("out") == ["out/deep/1.txt", "out/deep/2.txt", "out/end"]
+    assert s3.get("out/deep/2.txt") == b"two"
+    record = json.loads((tmp_path / "slipway-runs/copy/job.json").read_text())
+    assert record["uploaded"] == {"out": s3.uri("out")}
