@@ -1,7 +1,7 @@
 """Which format a file has: by the channel's content type where there is one, else by the file's first bytes."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.base.errors import UserError, did_you_mean
@@ -90,28 +90,32 @@ def probe(path: Path, content_type: str = "") -> Found:
         UserError: an unknown content type, or bytes of no format of ours.
         PlatformError: the file cannot be read.
     """
+    with Window.open(path, capacity=HEAD_BYTES) as window:
+        return probe_window(window, path, content_type)
+
+
+def probe_window(window: Window, path: Path, content_type: str = "") -> Found:
+    """Say which format a stream has, and consume nothing of it; see `probe`."""
     told, parameters = parse_content_type(content_type)
     if told:
         return Found(told, f"its content type is {content_type}", parameters)
-    name = path.name.removesuffix(".gz")
-    by_suffix = SUFFIXES.get(Path(name).suffix.lower(), "")
-    with Window.open(path, capacity=HEAD_BYTES) as window:
-        try:
-            window.want(HEAD_BYTES)
-        except FormatError:
-            if not window.end:
-                raise
-        head = bytes(window.view[: window.end])
+    by_suffix = SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "")
+    try:
+        window.want(HEAD_BYTES)
+    except FormatError:
+        if not window.end:
+            raise
+    head = bytes(window.view[window.begin : min(window.end, window.begin + HEAD_BYTES)])
     found = _by_bytes(head, by_suffix, str(path))
     if found is None and by_suffix and (not head or by_suffix == "tokens"):
-        found = Found(by_suffix, f"{path.name} is called so" + ("" if head else " and empty"))
+        found = Found(by_suffix, f"{path.name} is called so" + ("" if head else " and empty"), parameters)
     if found is None:
         raise UserError(
             f"{path} has no format that we know: it begins with {head[:16]!r}",
             allowed=f"content types: {', '.join(CONTENT_TYPES)}",
             fix="set the channel's content type, or convert the data",
         )
-    return found
+    return replace(found, parameters=parameters)
 
 
 def parse_content_type(content_type: str) -> tuple[str, dict[str, str]]:
