@@ -34,7 +34,7 @@ def epoch(channel, number):
 
 def tree(channel):
     root = inputs / channel
-    return {str(p.relative_to(root)): p.read_text("latin-1") for p in sorted(root.rglob("*")) if p.is_file()}
+    return {str(p.relative_to(root)): p.read_bytes().decode("latin-1") for p in sorted(root.rglob("*")) if p.is_file()}
 
 shown = eval(os.environ["SHOW"])
 (base / "model" / f"{host}.json").write_text(json.dumps(shown))

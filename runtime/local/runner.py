@@ -267,6 +267,7 @@ class Runner:
 
     def _fetch(self) -> None:
         """Bring inputs from S3, and let the hosts use it."""
+        self._spec = self._s3.routed(self._spec)
         if any(channel.remote is not None and downloaded(channel) for channel in self._spec.channels):
             self._clock.enter("downloading")
             self._enter("Downloading", "Downloading input data")

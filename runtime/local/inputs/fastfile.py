@@ -184,14 +184,14 @@ def show(told: Mapping[str, Any]) -> dict[str, dict[str, Shown]]:
     """Find the objects of all channels.
 
     Args:
-        told: ``channels``: list of name, URI, data type, latency, bandwidth, hosts and whether it is sharded.
+        told: ``channels``: list of name, URI, data type, latency, bandwidth, endpoint, hosts and whether it is sharded.
 
     Raises:
         UserError: a channel cannot be listed.
     """
     hosts: dict[str, dict[str, Shown]] = {}
     for channel in cast("list[dict[str, Any]]", told["channels"]):
-        stores = Stores(channel["latency_s"], channel["bytes_per_s"])
+        stores = Stores(channel["latency_s"], channel["bytes_per_s"], channel["endpoint"])
         items = list_items(channel["uri"], channel["data_type"], stores)
         whole: Tree | None = None
         names = cast("list[str]", channel["hosts"])

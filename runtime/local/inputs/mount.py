@@ -89,6 +89,7 @@ class Mount:
                     "data_type": channel.data_type,
                     "latency_s": channel.latency_s,
                     "bytes_per_s": channel.bytes_per_s,
+                    "endpoint": channel.endpoint,
                     "sharded": channel.distribution == "ShardedByS3Key",
                     "hosts": spec.sharers(channel),
                 }

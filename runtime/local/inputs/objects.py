@@ -158,8 +158,9 @@ def split_uri(uri: str) -> tuple[str, str]:
 class Stores:
     """Stores by bucket, each opened on first use."""
 
-    def __init__(self, latency_s: float = 0.0, bytes_per_s: float | None = None) -> None:
-        """Nothing is opened; see `SlowStore` for the arguments."""
+    def __init__(self, latency_s: float = 0.0, bytes_per_s: float | None = None, endpoint: str = "") -> None:
+        """Nothing is opened; see `SlowStore` and `BucketStore` for the arguments."""
+        self._endpoint = endpoint
         self._latency_s = latency_s
         self._bytes_per_s = bytes_per_s
         self._opened: dict[str, ObjectStore] = {}
@@ -172,7 +173,7 @@ class Stores:
     def of(self, bucket: str) -> ObjectStore:
         """Return a bucket's store; the empty name is this machine."""
         if bucket not in self._opened:
-            store: ObjectStore = BucketStore(bucket) if bucket else FileStore()
+            store: ObjectStore = BucketStore(bucket, self._endpoint) if bucket else FileStore()
             self._opened[bucket] = SlowStore(store, self._latency_s, self._bytes_per_s) if self.slow else store
         return self._opened[bucket]
 
@@ -180,8 +181,12 @@ class Stores:
 class BucketStore:
     """One bucket of S3."""
 
-    def __init__(self, bucket: str) -> None:
+    def __init__(self, bucket: str, endpoint: str = "") -> None:
         """Connect as the rest of the platform does: by the environment of this process.
+
+        Args:
+            bucket: its name.
+            endpoint: instead of the configured one; empty: that one.
 
         Raises:
             UserError: boto3 is not installed, or its settings are wrong.
@@ -191,7 +196,7 @@ class BucketStore:
         from runtime.local.s3.client import S3Client
 
         self._bucket = bucket
-        self._client = S3Client(process_environ())
+        self._client = S3Client(process_environ(), endpoint)
         self._known: dict[str, S3Object] = {}
 
     def list(self, prefix: str) -> list[StoredObject]:

@@ -69,7 +69,7 @@ class Inputs:
         from runtime.local.inputs.stream import PipeContent, PipeStream, source_of
 
         if channel.name not in self._contents:
-            stores = Stores(channel.latency_s, channel.bytes_per_s)
+            stores = Stores(channel.latency_s, channel.bytes_per_s, channel.endpoint)
             self._contents[channel.name] = PipeContent(source_of(channel), stores)
         hosts = spec.sharers(channel)
         sharded = channel.distribution == "ShardedByS3Key"

@@ -47,6 +47,8 @@ class ChannelSpec:
     """Seconds that every read of a stream or a mount waits."""
     bytes_per_s: float | None = None
     """Of every read of a stream or a mount; None: no limit."""
+    endpoint: str = ""
+    """Where a stream or a mount finds S3; empty: where the environment says."""
 
     @property
     def target(self) -> str:

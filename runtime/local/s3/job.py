@@ -121,6 +121,14 @@ class JobS3:
             here[channel.name] = replace(channel, source=cache.fetch(channel.remote, f"Channel {channel.name!r}"))
         return replace(spec, channels=tuple(here.get(channel.name, channel) for channel in spec.channels))
 
+    def routed(self, spec: Spec) -> Spec:
+        """Let channels that are read while the job runs go the way on which faults are played."""
+        if self._faults is None:
+            return spec
+        url = self.client.endpoint
+        channels = [replace(channel, endpoint=url) if channel.remote else channel for channel in spec.channels]
+        return replace(spec, channels=tuple(channels))
+
     def _fetch_manifest(self, cache: S3Cache, channel: ChannelSpec, uri: S3Uri) -> Path:
         item = self.client.head(uri)
         if item.size > LARGEST:

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from runtime.local.interruption import parse_interruption
 from runtime.local.request import ChannelSpec
 from runtime.local.s3 import parse_s3_uri
+from runtime.testing.s3_faults import parse_s3_faults
 from tests.inputs import needs_fuse, records, run_use, written
 from tests.s3 import FakeS3
 
@@ -226,3 +228,15 @@ def test_channels_keep_their_order_of_objects_when_the_job_is_repeated(job, data
     second = job("[epoch('train', n).decode() for n in range(3)]", replace(channel), out="two")
     assert first[1] == second[1]
     assert len(set(first[1]["algo-1"])) > 1
+
+
+@pytest.mark.parametrize("mode", ["Pipe", pytest.param("FastFile", marks=needs_fuse)])
+def test_a_failing_s3_is_asked_again_until_all_bytes_are_there(job, stored, mode):
+    content = random.Random(mode).randbytes(6 << 20)
+    stored.put_all({"big/x": content})
+    show = "epoch('train', 0).decode('latin-1')" if mode == "Pipe" else "tree('train')['x']"
+    faults = parse_s3_faults("slow-down=20%,reset=20%,truncate=20%,seed=4")
+    record, seen = job(show, in_s3(stored, "big/", input_mode=mode), s3_faults=faults)
+    assert record.status == "Completed", record.failure_reason
+    assert seen["algo-1"].encode("latin-1") == content
+    assert sum(record.s3_faults.values()) > 0
