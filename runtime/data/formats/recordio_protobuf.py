@@ -11,6 +11,7 @@ In a sample, features keep their names (by convention the one feature is ``value
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -48,8 +49,12 @@ class RecordIOProtobuf:
     def samples(self, window: Window) -> Iterator[Sample]:
         """Yield the samples of a shard."""
         at = window.offset
+        layout: Layout | None = None
         for record in recordio.read_records(window, join=self._join):
-            yield decode(record, window.name, at)
+            sample = layout.decode(record) if layout is not None else None
+            if sample is None:
+                sample, layout = _decode(record, window.name, at)
+            yield sample
             at = window.offset
 
     def sample(self, window: Window) -> Sample:
@@ -80,6 +85,34 @@ class RecordIOProtobufWriter:
         """Nothing belongs at the end."""
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where the numbers of a dense record lie; records of one data set mostly have the same layout.
+
+    Such a record is decoded in 1 µs where its fields take 8 (and the protobuf library 5): what lies between the numbers
+    must be the same, byte by byte.
+    """
+
+    size: int
+    fixed: tuple[tuple[int, int, bytes], ...]
+    """Begin, end and content of what is no number."""
+    tensors: tuple[tuple[str, np.dtype[np.generic], int, int, tuple[int, ...]], ...]
+    """Name, type, begin, count and shape (empty: as many as there are)."""
+
+    def decode(self, record: bytes) -> Sample | None:
+        """Decode a record of this layout; None: it has another."""
+        if len(record) != self.size:
+            return None
+        for begin, end, content in self.fixed:
+            if record[begin:end] != content:
+                return None
+        sample: Sample = {}
+        for name, dtype, begin, count, shape in self.tensors:
+            values = np.frombuffer(record, dtype, count, begin)
+            sample[name] = values.reshape(shape) if shape else values
+        return sample
+
+
 def decode(record: bytes, file: str, offset: int) -> Sample:
     """Decode one record.
 
@@ -91,16 +124,23 @@ def decode(record: bytes, file: str, offset: int) -> Sample:
     Raises:
         FormatError: no such message, or tensors that contradict themselves.
     """
+    return _decode(record, file, offset)[0]
+
+
+def _decode(record: bytes, file: str, offset: int) -> tuple[Sample, Layout | None]:
     sample: Sample = {}
+    places: dict[str, tuple[int, int]] = {}
     try:
         for number, kind, value in fields(record, 0, len(record)):
             if number in (1, 2):
-                name, tensor = _entry(record, *span(number, kind, value, 0))
+                name, tensor, place = _entry(record, *span(number, kind, value, 0))
                 if number == 2:
                     name = "label" if name == "values" else f"label.{name}"
                 if name in sample:
                     raise WireError(f"two fields are called {name!r}", 0)
                 sample[name] = tensor
+                if place is not None:
+                    places[name] = place
             elif number in _TEXTS:
                 begin, end = span(number, kind, value, 0)
                 sample[_TEXTS[number]] = record[begin:end].decode()
@@ -108,11 +148,28 @@ def decode(record: bytes, file: str, offset: int) -> Sample:
         raise malformed(file, offset, f"no protobuf record of tensors: {error}") from error
     except UnicodeDecodeError as error:
         raise malformed(file, offset, "a text of the record is no UTF-8") from error
-    return sample
+    return sample, _layout(record, sample, places)
 
 
-def _entry(data: bytes, begin: int, end: int) -> tuple[str, Any]:
-    """Decode an entry of a map: key=1, value=2."""
+def _layout(record: bytes, sample: Sample, places: dict[str, tuple[int, int]]) -> Layout | None:
+    """Return the layout of a record that holds nothing but dense float tensors."""
+    if not sample or set(places) != set(sample):
+        return None
+    tensors: list[tuple[str, np.dtype[np.generic], int, int, tuple[int, ...]]] = []
+    fixed: list[tuple[int, int, bytes]] = []
+    at = 0
+    for name, (begin, end) in sorted(places.items(), key=lambda item: item[1]):
+        values = sample[name]
+        tensors.append((name, values.dtype, begin, values.size, values.shape if values.ndim > 1 else ()))
+        fixed.append((at, begin, record[at:begin]))
+        at = end
+    fixed.append((at, len(record), record[at:]))
+    tensors.sort(key=lambda tensor: list(sample).index(tensor[0]))
+    return Layout(len(record), tuple(fixed), tuple(tensors))
+
+
+def _entry(data: bytes, begin: int, end: int) -> tuple[str, Any, tuple[int, int] | None]:
+    """Decode an entry of a map, key=1 and value=2; say where its numbers lie, if a copy of their bytes is all it is."""
     name, inner = "", None
     for number, kind, value in fields(data, begin, end):
         if number == 1:
@@ -123,17 +180,21 @@ def _entry(data: bytes, begin: int, end: int) -> tuple[str, Any]:
     if inner is None:
         raise WireError(f"{name!r} has no value", begin)
     found: Any = None
+    place: tuple[int, int] | None = None
     for number, kind, value in fields(data, *inner):
         if number in _TENSORS:
-            found = _tensor(data, *span(number, kind, value, begin), _TENSORS[number], name)
+            found, place = _tensor(data, *span(number, kind, value, begin), _TENSORS[number], name)
         elif number == _BYTES:
+            place = None
             found = _bytes(data, *span(number, kind, value, begin))
     if found is None:
         raise WireError(f"{name!r} holds neither a tensor nor bytes", begin)
-    return name, found
+    return name, found, place
 
 
-def _tensor(data: bytes, begin: int, end: int, dtype: np.dtype[np.generic], name: str) -> npt.NDArray[Any] | Sparse:
+def _tensor(
+    data: bytes, begin: int, end: int, dtype: np.dtype[np.generic], name: str
+) -> tuple[npt.NDArray[Any] | Sparse, tuple[int, int] | None]:
     parts: dict[int, list[Any]] = {1: [], 2: [], 3: []}
     for number, kind, value in fields(data, begin, end):
         if number in parts:
@@ -145,7 +206,9 @@ def _tensor(data: bytes, begin: int, end: int, dtype: np.dtype[np.generic], name
     if not parts[2]:
         if shape and math.prod(shape) != len(values):
             raise WireError(f"{name!r} has {len(values)} values for shape {shape}", begin)
-        return values.reshape(shape) if shape else values
+        only = parts[1][0][1] if len(parts[1]) == 1 and dtype.kind == "f" else None
+        place = only if isinstance(only, tuple) else None
+        return values.reshape(shape) if shape else values, place
     keys = numbers(data, parts[2], np.uint64)
     if len(keys) != len(values):
         raise WireError(f"{name!r} has {len(keys)} keys for {len(values)} values", begin)
@@ -153,7 +216,7 @@ def _tensor(data: bytes, begin: int, end: int, dtype: np.dtype[np.generic], name
         shape = (int(keys.max()) + 1 if len(keys) else 0,)
     if len(keys) and int(keys.max()) >= math.prod(shape):
         raise WireError(f"{name!r} has key {int(keys.max())} outside shape {shape}", begin)
-    return Sparse(keys.astype(np.uint64), values, shape)
+    return Sparse(keys.astype(np.uint64), values, shape), None
 
 
 def _bytes(data: bytes, begin: int, end: int) -> bytes | list[bytes]:

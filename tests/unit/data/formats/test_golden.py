@@ -118,3 +118,23 @@ def test_an_image_record_with_several_labels_does_not_feed_them_to_the_decoder()
         decode(struct.pack("<I", 1000) + record[4:], "x", 0)
     with pytest.raises(FormatError, match="an image record of 3 bytes"):
         decode(b"abc", "x", 0)
+
+
+def test_records_of_one_layout_and_of_others_give_what_each_alone_gives() -> None:
+    """The second record of a layout is read by places: whatever lies there, it must be what its fields say."""
+    chance = np.random.default_rng(0)
+    samples: list[dict[str, object]] = []
+    for number in range(60):
+        shape = [(3,), (3,), (2, 3), (4,), (3,)][number % 5]
+        dtype = np.float64 if number % 7 == 6 else np.float32
+        samples.append({"values": chance.random(shape).astype(dtype), "label": np.array([number], np.float32)})
+        if number % 11 == 10:
+            samples.append({"values": np.array([number], np.int32)})
+        if number % 13 == 12:
+            samples.append({"other": samples[-1]["values"], "label": np.array([1], np.float32), "__uid__": "x"})
+    out = io.BytesIO()
+    writer = recordio_protobuf.RecordIOProtobuf().writer(out)
+    for sample in samples + [samples[0]] * 3:
+        writer.write(sample)
+    found = list(recordio_protobuf.RecordIOProtobuf().samples(Window(io.BytesIO(out.getvalue()), "x")))
+    assert same(dict(enumerate(found)), dict(enumerate(samples + [samples[0]] * 3)))
