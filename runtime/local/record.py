@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from runtime.base.errors import UserError
+from runtime.local.describe import describe_job
 from runtime.testing.faults import Played
 
 FORMAT = 1
@@ -181,6 +182,7 @@ class JobRecord:
             {**asdict(point), "value": point.value if math.isfinite(point.value) else None}
             for point in self.final_metrics
         ]
+        record["describe"] = describe_job(self)
         return record
 
     def write(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from runtime.base.errors import UserError
+from runtime.local.describe import describe_job
 from runtime.local.metric_watch import MetricWatch
 from runtime.local.record import JobRecord
 from runtime.local.request import MetricDefinition, TrainingJobSpec, parse_request
@@ -168,3 +169,15 @@ def test_tensorboard_files_are_kept(run_small: RunSmall, place: Path, script: Pa
     record = run_small(hp={"steps": "2"}, config_files=files)
     assert record.status == "Completed", record.failure_reason
     assert sorted(path.name for path in (place / "out/tensorboard").iterdir()) == ["events-algo-1", "events-algo-2"]
+
+
+def test_job_json_also_answers_as_the_service_does(run_small: RunSmall, place: Path):
+    record = run_small(hp={"steps": "2"}, metric_definitions=(MetricDefinition("seen", r"loss=([\d.]+);"),))
+    answer = json.loads((place / "out/job.json").read_text())["describe"]
+    assert answer == json.loads(json.dumps(describe_job(record)))
+    assert (answer["TrainingJobStatus"], answer["SecondaryStatus"]) == ("Completed", "Completed")
+    assert [item["Status"] for item in answer["SecondaryStatusTransitions"]] == statuses(record)
+    assert [item["MetricName"] for item in answer["FinalMetricDataList"]] == ["seen"]
+    assert answer["ModelArtifacts"]["S3ModelArtifacts"] == str(place / "out/model.tar.gz")
+    assert "FailureReason" not in answer
+    assert answer["CreationTime"] <= answer["TrainingStartTime"] <= answer["TrainingEndTime"]

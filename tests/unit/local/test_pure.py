@@ -191,6 +191,7 @@ class TestRecord:
                 "s3_faults",
                 "uploaded",
                 "paths",
+                "describe",
             ),
         ]
 
