@@ -280,6 +280,13 @@ def processing_image(image: str) -> str:
     return f"{image}-process"
 
 
+def containers_below(place: Path) -> list[str]:
+    """Containers of the stand-in whose compose files lie in a directory."""
+    form = '{{.ID}} {{.Label "slipway.compose"}}'
+    lines = must("ps", "--all", "--filter", "label=slipway.compose", "--format", form).splitlines()
+    return [line for line in lines if f" {place}/" in line]
+
+
 def matrix(version: int, through: str, image: str, store: Store) -> Iterator[Matrix]:
     with tempfile.TemporaryDirectory(prefix="sdk-") as directory:
         place = Path(directory)
@@ -290,9 +297,7 @@ def matrix(version: int, through: str, image: str, store: Store) -> Iterator[Mat
         yield Matrix(made, through, jobs, environ)
         if through == "compose":
             made.down()
-        left = must("ps", "--all", "--quiet", "--filter", "label=slipway.tree").split()
-        trees = must("inspect", "--format", '{{index .Config.Labels "slipway.tree"}}', *left) if left else ""
-        assert directory not in trees
+        assert containers_below(place) == []
 
 
 @pytest.fixture(scope="module")
@@ -483,13 +488,6 @@ class TestProcessorsV3(Processors):
         return v3
 
 
-def containers_below(place: Path) -> list[str]:
-    """Containers of runs whose trees lie in a directory."""
-    form = '{{.ID}} {{.Label "slipway.tree"}}'
-    lines = must("ps", "--all", "--filter", "label=slipway.tree", "--format", form).splitlines()
-    return [line for line in lines if f" {place}/" in line]
-
-
 def test_two_jobs_of_one_name_at_one_time(place: Path, image: str):
     """SDK v3 names hosts algo-N and its project for the directory: under docker-compose the jobs would meet."""
     sdk = client(3, "stand-in", place)
@@ -527,13 +525,14 @@ def test_ctrl_c_leaves_nothing(place: Path, image: str):
     with (place / "log").open("w") as log:
         process = subprocess.Popen(
             # A shell that runs these tests in the background has them ignore Ctrl-C, which a child inherits.
-            ["env", "--default-signal=INT", *sdk.words({"waits": job})],
-            cwd=place, stdout=log, stderr=log, env=sdk.environ(), start_new_session=True,
+            ["env", "--default-signal=INT", "sh", "-c", 'exec "$0" "$@"', *sdk.words({"waits": job})],
+            cwd=place, stdout=log, stderr=log, env=sdk.environ(PYTHONUNBUFFERED="1"), start_new_session=True,
         )  # fmt: skip
     try:
-        waiting = "waits/*/slipway/*/.work/attempt-1/*/model/waits"
-        wait_until(lambda: process.poll() is not None or len(list(place.glob(waiting))) == 2, "both hosts")
-        assert process.poll() is None, (place / "log").read_text()
+        told = place / "log"
+        wait_until(lambda: process.poll() is not None or {"SEEN0", "SEEN1"} <= set(told.read_text().split()), "both")
+        assert process.poll() is None, told.read_text()
+        assert len(containers_below(place)) == 2
         os.killpg(process.pid, signal.SIGINT)
         process.wait(600)
         wait_until(lambda: not containers_below(place), "the end of the containers")

@@ -22,12 +22,17 @@ USERS_OWN = (f"{DEFAULT_BASE}/code", f"{DEFAULT_BASE}/input/data")
 """Where the SDKs mount what is the user's, or a colleague's: its owner is none of our business."""
 
 
+FILE = "slipway.compose"
+"""Label of the containers of a compose file: its absolute path. Jobs of several files may have one name."""
+
+
 class ComposeEngine(DockerEngine):
     """Makes the hosts of a compose file, with model and output directories of their own."""
 
     def __init__(self, composition: Composition, options: DockerOptions) -> None:
         """Nothing is connected."""
         super().__init__(options)
+        self._file = str(composition.path.absolute())
         self._services = {service.name: service for service in composition.services}
         self._ended: Sequence[Host] = ()
         """Hosts of the last attempt."""
@@ -50,6 +55,7 @@ class ComposeEngine(DockerEngine):
         made = super()._container(spec, host, base)
         return replace(
             made,
+            labels={**made.labels, FILE: self._file},
             environ={**_threads(made.environ), **service.environ},
             entrypoint=service.entrypoint,
             command=service.command,

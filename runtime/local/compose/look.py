@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from runtime.local import leftovers
 from runtime.local.compose.file import Composition
+from runtime.local.compose.hosts import FILE
 from runtime.local.compose.job import results_of
 from runtime.local.containers import Docker, Found
 
@@ -13,10 +14,8 @@ END_S = 10.0
 
 
 def running(docker: Docker, composition: Composition) -> list[Found]:
-    """Find the containers of a compose file's job; jobs of other files may have the same name."""
-    root = f"{composition.path.absolute().parent}/"
-    found = docker.containers(f"{leftovers.JOB}={composition.job}")
-    return [item for item in found if item.labels.get(leftovers.TREE, "").startswith(root)]
+    """Find the containers of a compose file's job."""
+    return docker.containers(f"{FILE}={composition.path.absolute()}")
 
 
 def down(composition: Composition) -> None:

@@ -16,7 +16,7 @@ from runtime.local.compose.command import main
 from runtime.local.compose.drain import drain
 from runtime.local.compose.executables import install
 from runtime.local.compose.file import Composition
-from runtime.local.compose.hosts import ComposeEngine, mend, put
+from runtime.local.compose.hosts import FILE, ComposeEngine, mend, put
 from runtime.local.compose.job import run_flags
 from runtime.local.containers import Found, Mount
 from runtime.local.docker_options import DockerOptions
@@ -214,6 +214,7 @@ def test_containers_of_a_file(tmp_path: Path):
         Mount(own / "output", "/opt/ml/output"),
         Mount(own / "checkpoints", "/opt/ml/checkpoints"),
     }
+    assert first.labels[FILE] == str(tmp_path / "docker-compose.yaml")
     assert int(first.environ["OMP_NUM_THREADS"]) >= 1  # two hosts share the machine
     assert {**first.environ, "OMP_NUM_THREADS": ""} == {**composition.services[0].environ, "OMP_NUM_THREADS": ""}
     assert (first.tty, first.command, first.hostname) == (False, ("train",), "algo-1-x7jf7")
@@ -347,11 +348,9 @@ class TestAnotherTerminal:
     @pytest.fixture
     def docker(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
         docker = FakeDocker()
-        job = "sagemaker-own-image-2026-01-01-10-00-00-000"
 
         def made(name: str, root: Path) -> Found:
-            tree = str(root / "slipway" / job / ".work/attempt-1" / name)
-            labels = {leftovers.JOB: job, leftovers.TREE: tree, leftovers.HOST: name}
+            labels = {leftovers.JOB: "job", FILE: str(root / "docker-compose.yaml"), leftovers.HOST: name}
             return Found(f"id-{name}-{root.name}", f"slipway-{name}", labels, running=True)
 
         # A job of the same name, of another compose file: SDK v3 names them all alike.
