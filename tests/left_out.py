@@ -25,6 +25,14 @@ def fuse_is_missing() -> str:
     return ""
 
 
+def has_compose_plugin() -> bool:
+    """Tell whether ``docker compose`` is there in a version that SDK v2 accepts."""
+    if shutil.which("docker") is None:
+        return False
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, text=True, check=False)
+    return "v2" in done.stdout
+
+
 def left_out() -> list[str]:
     """Name each group of tests that `make test` did not run, with the way to run it."""
     lines: list[str] = []
@@ -33,6 +41,11 @@ def left_out() -> list[str]:
     else:
         lines.append(
             "container tests: no Docker engine answers; install docker.io, start dockerd, `make test-container`"
+        )
+    if not has_compose_plugin():
+        lines.append(
+            "SDKs on the plugin: no `docker compose` 2 here, and Debian 12 has no package of it; docker-compose 1 and"
+            " recorded answers stand for it; install docker-compose-plugin from Docker's own repository"
         )
     if not Path("/dev/nvidia0").exists():
         lines.append("GPU tests: no NVIDIA GPU on this machine; run `pytest -m gpu` on one that has")

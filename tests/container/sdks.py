@@ -66,6 +66,21 @@ def real_compose() -> tuple[Path | None, str]:
     return (Path(client).parent, "") if told.startswith("1.") else (None, f"docker-compose is {told}, not 1.x")
 
 
+def real_plugin() -> tuple[Path | None, str]:
+    """Find the directory of a docker command whose plugin is compose 2, which SDK v2 takes before all others."""
+    client = shutil.which("docker")
+    told = ""
+    if client is not None:
+        done = subprocess.run([client, "compose", "version"], capture_output=True, text=True, check=False)
+        told = done.stdout.strip()
+    if client is None or "v2" not in told:
+        return (
+            None,
+            f"`docker compose version` says {told or 'nothing'!r}, not v2: Debian 12 has no package of the plugin",
+        )
+    return Path(client).parent, ""
+
+
 def stand_in(cache: Path) -> Path:
     """Directory of our `docker-compose`."""
     command = [sys.executable, "-m", "runtime", "compose", "--path"]
@@ -194,8 +209,12 @@ class Client:
     def _model(self, root: Path) -> Path:
         return root / ("out" if self.version == 2 else "compressed_artifacts") / "model.tar.gz"
 
-    def down(self) -> None:
-        """Remove what the SDKs leave behind under the real docker-compose: stopped containers, and the network."""
+    def down(self, compose: str) -> None:
+        """Remove what the SDKs leave behind under a real compose: stopped containers, and the network.
+
+        Args:
+            compose: ``compose`` for docker-compose 1, ``plugin`` for compose 2.
+        """
         for path in self.place.rglob("docker-compose.yaml"):
-            words = [str(self._path / "docker-compose"), "-f", str(path), "down"]
-            subprocess.run(words, capture_output=True, check=False, timeout=600)
+            words = [str(self._path / "docker-compose")] if compose == "compose" else ["docker", "compose"]
+            subprocess.run([*words, "-f", str(path), "down"], capture_output=True, check=False, timeout=600)

@@ -20,7 +20,7 @@ import pytest
 
 from runtime.testing import must, wait_until
 from tests.container.check_images import build
-from tests.container.sdks import Client, Fit, environ_of, find_sdk, real_compose, stand_in
+from tests.container.sdks import Client, Fit, environ_of, find_sdk, real_compose, real_plugin, stand_in
 from tests.s3 import bridge_gateway, bucket_at, serve
 
 pytestmark = pytest.mark.container
@@ -99,13 +99,17 @@ def wheel(directory: Path) -> None:
             packed.writestr(name, text)
 
 
+REAL = {"compose": real_compose, "plugin": real_plugin}
+"""docker-compose 1, and the plugin of version 2 where a machine has it."""
+
+
 @dataclass
 class Matrix:
     """The jobs of one SDK on one docker-compose, run when the first test asks."""
 
     client: Client
     through: str
-    """``compose`` or ``stand-in``."""
+    """``stand-in``, or one of `REAL`."""
     jobs: Mapping[str, Mapping[str, Any]]
     environ: Mapping[str, str]
     fits: dict[str, Fit] = field(default_factory=dict[str, Fit])
@@ -261,13 +265,13 @@ def fill(path: Path) -> None:
 
 def client(version: int, through: str, place: Path) -> Client:
     python, why = find_sdk(version)
-    compose, reason = (stand_in(place / "cache"), "") if through == "stand-in" else real_compose()
+    compose, reason = (stand_in(place / "cache"), "") if through == "stand-in" else REAL[through]()
     if python is None or compose is None:
         pytest.skip(why or reason)
     return Client(version, python, place, compose)
 
 
-@pytest.fixture(scope="module", params=["stand-in", "compose"])
+@pytest.fixture(scope="module", params=["stand-in", *REAL])
 def through(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -295,8 +299,8 @@ def matrix(version: int, through: str, image: str, store: Store) -> Iterator[Mat
         jobs = (v2_jobs if version == 2 else v3_jobs)(place, image, store, through)
         environ = {**store.s3.environ, "AWS_ENDPOINT_URL": store.endpoint}
         yield Matrix(made, through, jobs, environ)
-        if through == "compose":
-            made.down()
+        if through in REAL:
+            made.down(through)
         assert containers_below(place) == []
 
 
