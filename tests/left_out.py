@@ -1,5 +1,6 @@
 """What `make test` left out on this machine, and how to enable it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def left_out() -> list[str]:
         )
     if not Path("/dev/nvidia0").exists():
         lines.append("GPU tests: no NVIDIA GPU on this machine; run `pytest -m gpu` on one that has")
+    if os.geteuid() != 0:
+        lines.append("faults on networks and disks of containers (test_local_life): run `make test-container` as root")
     if fuse_is_missing():
         lines.append(f"FastFile mounts: {fuse_is_missing()}")
     lines.append("long campaigns of interruptions: `make soak`")
