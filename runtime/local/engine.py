@@ -210,6 +210,10 @@ class Engine(Protocol):
         ...
 
 
+class StoppedEarlyError(Exception):
+    """The user stopped the job before its hosts were started."""
+
+
 class StopRequest:
     """Turns SIGINT, SIGTERM and SIGHUP of ``slipway run`` into facts, and puts the old handlers back."""
 
@@ -229,6 +233,15 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType] - it came from signal.signal
+
+    def check(self) -> None:
+        """Raise when somebody wants no more.
+
+        Raises:
+            StoppedEarlyError: a signal came.
+        """
+        if self.times:
+            raise StoppedEarlyError(self.signal_name)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.times += 1

@@ -21,7 +21,7 @@ from runtime.local import outputs
 from runtime.local.attempt import GRACE_S, Attempt, AttemptEnd, End, Limit
 from runtime.local.channel_flag import limit
 from runtime.local.checkpoints.job import JobCheckpoints
-from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.local.engine import Engine, Host, HostLog, StoppedEarlyError, StopRequest
 from runtime.local.faults import LocalFaults, read_faults
 from runtime.local.flags import RUNS, RunOptions
 from runtime.local.interruption import Interruption
@@ -227,7 +227,7 @@ class Runner:
                 self._clock.enter("image")
                 self._engine.open(self._spec, self._directory)
                 self._clock.enter("preparing")
-                self._fetch()
+                self._fetch(stop)
                 self._recover()
                 self._stage_code()
                 end = self._attempts(logs, stop)
@@ -236,6 +236,9 @@ class Runner:
                 self._results.upload(record, self._directory, end)
                 self._s3.upload_results(self._spec, record)
                 record.s3_faults = self._s3.played()
+        except StoppedEarlyError as error:
+            record.status = "Stopped"
+            log.info(f"{error} to slipway run: stopped before any host was started")
         except (OSError, PlatformError, UserError) as error:
             record.status, record.exit_code = "Failed", record.exit_code or 1
             record.failure_reason = one_line(f"local platform: {error}")
@@ -265,13 +268,13 @@ class Runner:
         trees = self._claim.cut_off.glob("attempt-*/*")
         self._checkpoints.adopt(sorted(trees, key=lambda base: (natural_key(base.parent.name), natural_key(base.name))))
 
-    def _fetch(self) -> None:
+    def _fetch(self, stop: StopRequest) -> None:
         """Bring inputs from S3, and let the hosts use it."""
         self._spec = self._s3.routed(self._spec)
         if any(channel.remote is not None and downloaded(channel) for channel in self._spec.channels):
             self._clock.enter("downloading")
             self._enter("Downloading", "Downloading input data")
-            self._spec = self._s3.fetch(self._spec, downloaded)
+            self._spec = self._s3.fetch(self._spec, downloaded, stop.check)
             self._clock.enter("preparing")
         grant = self._s3.grant(self._spec)
         if grant is not None:
@@ -386,7 +389,7 @@ class Runner:
             on_training=lambda: self._clock.enter("training"),
             on_ending=lambda why: self._on_ending(why, interruption),
         )
-        self._collect(number, end, started, interruption)
+        self._collect(number, end, started, interruption, stop)
         return end
 
     def _on_running(self, number: int) -> None:
@@ -407,7 +410,9 @@ class Runner:
         else:
             self._enter("Stopping", "Asked by the user")
 
-    def _collect(self, number: int, end: AttemptEnd, started: float, interruption: Interruption | None) -> None:
+    def _collect(
+        self, number: int, end: AttemptEnd, started: float, interruption: Interruption | None, stop: StopRequest
+    ) -> None:
         """Save what outlives the containers, then note what happened."""
         if self._clock.phase == "starting" and not any(Path(host.paths.state).exists() for host in end.hosts):
             self._clock.correct("training")  # a program that is none of ours has no start that we could see
@@ -434,20 +439,23 @@ class Runner:
         )
         self.record.metrics |= outputs.last_metrics(first)
         self._last = end
-        self._finish_sync(number, end)
+        self._finish_sync(number, end, stop)
         self.record.write(self._directory / "job.json")
         if number > 1:
             # Two trees at most: data of an attempt that is over is in the store, the profiler and the logs.
             shutil.rmtree(self._work.directory / f"attempt-{number - 1}", ignore_errors=True)
 
-    def _finish_sync(self, number: int, end: AttemptEnd) -> None:
-        """Sync the rest of the checkpoints: all of them, or what a machine that is reclaimed has time for."""
+    def _finish_sync(self, number: int, end: AttemptEnd, stop: StopRequest) -> None:
+        """Sync the rest of the checkpoints: all of them, or what a machine that is reclaimed has time for.
+
+        A second stop of the user's is a wish for a quick end, here as well.
+        """
         left_s = float("inf")
         if end.end == "interrupted" and end.interrupted_at is not None:
             left_s = max(0.0, GRACE_S - (time.time() - end.interrupted_at))
         else:
             self._clock.enter("uploading")
-        for report in self._checkpoints.finish(left_s):
+        for report in self._checkpoints.finish(left_s, lambda: stop.times > 1):
             self.record.checkpoint_sync.append({"attempt": number, **asdict(report)})
 
     # --- the end --------------------------------------------------------------------------------------------

@@ -194,18 +194,22 @@ class SyncAgent:
         self._deadline = time.monotonic()
         self._finish.set()
 
-    def finish(self, seconds: float = float("inf")) -> SyncReport:
+    def finish(self, seconds: float = float("inf"), give_up: Callable[[], bool] = lambda: False) -> SyncReport:
         """Sync the rest after the end of the host, and end.
 
         Args:
             seconds: after which the machine is gone.
+            give_up: asked often; True when somebody does not want to wait for the rest.
 
         Raises:
             UserError, PlatformError: the store does not take it.
         """
         self._deadline = min(self._deadline, time.monotonic() + seconds)
         self._finish.set()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(LONGEST_S)
+            if give_up():
+                self.vanish()
         if self._failure is not None:
             raise self._failure
         found = scan(self._directory)

@@ -79,18 +79,19 @@ class JobCheckpoints:
         for agent in self._agents:
             agent.vanish()
 
-    def finish(self, seconds: float = float("inf")) -> list[SyncReport]:
+    def finish(self, seconds: float = float("inf"), give_up: Callable[[], bool] = lambda: False) -> list[SyncReport]:
         """Sync the rest after the end of an attempt.
 
         Args:
             seconds: after which the machines are gone.
+            give_up: asked often; True when somebody does not want to wait for the rest.
 
         Raises:
             UserError, PlatformError: the store does not take it.
         """
         agents, self._agents = self._agents, []
         try:
-            return [agent.finish(seconds) for agent in agents]
+            return [agent.finish(seconds, give_up) for agent in agents]
         except BaseException:
             for agent in agents:
                 agent.vanish()

@@ -14,7 +14,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,8 @@ log = Log("local")
 FORMAT = 1
 WORKERS = 16
 """Downloads at one time."""
+LOOK_S = 0.1
+"""Between two looks whether the downloads are still wanted."""
 HEADROOM = 64 << 20
 """Bytes that must stay free on the disk."""
 
@@ -45,8 +47,15 @@ def cache_directory(environ: Environ) -> Path:
 class S3Cache:
     """One directory of downloads; several runs may use it at one time."""
 
-    def __init__(self, directory: Path, client: S3Client) -> None:
-        """Name the directory; it is made when it is needed."""
+    def __init__(self, directory: Path, client: S3Client, check: Callable[[], object] = lambda: None) -> None:
+        """Name the directory; it is made when it is needed.
+
+        Args:
+            directory: of downloads.
+            client: of S3.
+            check: called often; raises when somebody wants no more.
+        """
+        self._check = check
         self._objects = directory / "s3" / "objects"
         self._trees = directory / "s3" / "trees"
         self._client = client
@@ -67,7 +76,7 @@ class S3Cache:
             UserError: nothing matches, no access, a key that cannot become a file, no space left.
             PlatformError: S3 does not answer, or breaks off again and again.
         """
-        found = lay_out(prefix, self._client.objects(prefix))
+        found = lay_out(prefix, self._listed(prefix))
         if not found:
             raise nothing_there(self._client, prefix, where)
         return self.fetch_objects(prefix.bucket, found)
@@ -105,6 +114,11 @@ class S3Cache:
         self._download(bucket, missing)
         return self._build(tree, {name: self._objects / digest for name, digest in digests.items()}, found)
 
+    def _listed(self, prefix: S3Uri) -> Iterator[S3Object]:
+        for item in self._client.objects(prefix):
+            self._check()
+            yield item
+
     def _digest(self, bucket: str, item: S3Object) -> str:
         told = f"{FORMAT}\n{self._client.endpoint}\n{bucket}\n{item.key}\n{item.etag}\n{item.size}\n{item.modified_ns}"
         return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
@@ -128,18 +142,17 @@ class S3Cache:
         with ThreadPoolExecutor(WORKERS, "download") as pool:
             # Large ones first: else the last one to begin would be waited for alone.
             order = sorted(missing.items(), key=lambda pair: -pair[1].size)
-            pending = [pool.submit(self._object, bucket, item, digest) for digest, item in order]
+            pending = {pool.submit(self._object, bucket, item, digest) for digest, item in order}
             try:
-                done, _ = wait(pending, return_when=FIRST_EXCEPTION)
+                while pending:
+                    done, pending = wait(pending, LOOK_S, return_when=FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    self._check()
             except BaseException:
                 self._ended.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for those under way
                 raise
-            failed = next((future for future in done if not future.cancelled() and future.exception()), None)
-            if failed is not None:
-                self._ended.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                failed.result()
 
     def _object(self, bucket: str, item: S3Object, digest: str) -> None:
         """Download one object, going on where an earlier run broke off."""

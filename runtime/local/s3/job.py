@@ -93,12 +93,13 @@ class JobS3:
             if isinstance(uri, S3Uri):
                 self.client.require_bucket(uri)
 
-    def fetch(self, spec: Spec, wanted: Callable[[ChannelSpec], bool] = lambda _: True) -> Spec:
+    def fetch(self, spec: Spec, wanted: Callable[[ChannelSpec], bool], check: Callable[[], object]) -> Spec:
         """Bring the inputs here.
 
         Args:
             spec: the job.
             wanted: False for a channel that somebody else reads from S3 while the job runs.
+            check: called often; raises when somebody wants no more.
 
         Returns:
             The job with channels of this machine.
@@ -110,7 +111,7 @@ class JobS3:
         remote = [channel for channel in spec.channels if channel.remote is not None and wanted(channel)]
         if not remote:
             return spec
-        cache = S3Cache(cache_directory(self._environ), self.client)
+        cache = S3Cache(cache_directory(self._environ), self.client, check)
         here: dict[str, ChannelSpec] = {}
         for channel in remote:
             assert channel.remote is not None  # noqa: S101 - as chosen above

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from runtime.testing.s3_faults import S3FaultProxy, S3Faults
+from tests.conftest import wait_for
 from tests.s3 import FakeS3
 
 SCRIPT = """
@@ -233,3 +236,26 @@ def test_a_processing_job_from_s3_to_s3(s3: FakeS3, tmp_path: Path):
     assert s3.get("out/deep/2.txt") == b"two"
     record = json.loads((tmp_path / "slipway-runs/copy/job.json").read_text())
     assert record["uploaded"] == {"out": s3.uri("out")}
+
+
+def test_ctrl_c_ends_a_download(s3: FakeS3, tmp_path: Path):
+    s3.put_all({"data/big": b"x" * 3_000_000})
+    with S3FaultProxy(s3.endpoint, S3Faults(bandwidth=20_000)) as proxy:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "runtime", "run", "--entrypoint", "image_classification", "--output", "out"),
+                *("--channel", f"train={s3.uri('data')}"),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "AWS_ENDPOINT_URL_S3": proxy.url, "SLIPWAY_CACHE_DIR": str(tmp_path / "cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        wait_for(lambda: list(tmp_path.glob("cache/s3/objects/*.part")), "the download")
+        process.send_signal(signal.SIGINT)
+        text, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, text
+    record = json.loads((tmp_path / "out/job.json").read_text())
+    assert (record["status"], record["attempts"]) == ("Stopped", [])
+    assert "SIGINT to slipway run: stopped before any host was started" in text
