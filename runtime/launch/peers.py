@@ -139,6 +139,7 @@ class Peers:
         self._unproven: set[_Link] = set()
         self._events: list[Event] = []
         self._gone: set[str] = set()
+        self._refused: set[str] = set()
         self._kept: list[bytes] = []
         self._hosts = list(hosts)
         self._expected = [host for host in hosts if host != me]
@@ -191,6 +192,8 @@ class Peers:
 
     def why_missing(self, host: str) -> str:
         """Say how far we got with a host."""
+        if host in self._refused:
+            return "what calls itself so is not of this job: another job, or other hyperparameters"
         if host in self._dialing and host not in self._addresses:
             return "its name does not resolve"
         if host in self._dialing:
@@ -436,7 +439,9 @@ class Peers:
         return _digest(f"{nonce} {by} {to}".encode(), self._key).hex()
 
     def _refuse(self, link: _Link, host: str) -> None:
-        log.warning(f"refused a connection that calls itself {host!r}: another job's launcher?")
+        if host not in self._refused:
+            self._refused.add(host)
+            log.warning(f"refused a connection that calls itself {host!r}: another job's launcher?")
         self._forget(link)
         again = link.host if link.host in self._hosts[: self._hosts.index(self._me)] else ""
         if again and again not in self._links:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from runtime.base.errors import ExitCode, PlatformError
+from runtime.base.errors import ExitCode, PlatformError, UserError
 from runtime.base.frozen import asdict, cast, replace
 from runtime.base.jsontext import loads_or
 from runtime.base.log import Log
@@ -175,6 +175,9 @@ class Supervisor:
 
         hosts, port = self._plan.topology.all_hosts, self._settings.peer_port
         self._peers = Peers(self._loop, self._host, hosts, addresses, port, job_key(self._job))
+        topology = self._plan.topology
+        if topology.in_world:
+            self._tell(world=topology.world_size, ranks=topology.nproc_per_host)
 
     def _meet(self) -> None:
         peers, settings = self._peers, self._settings
@@ -275,6 +278,23 @@ class Supervisor:
             self._tell(steps=self._standstill.steps())
         elif "steps" in event.body:
             self._standstill.hear(event.body["steps"])
+        elif "world" in event.body:
+            self._compare_worlds(event)
+
+    def _compare_worlds(self, event: Message) -> None:
+        """Find out before the ranks do, who would wait for each other until torch's own limit."""
+        ours = self._plan.topology
+        if event.host in ours.hosts and (event.body["world"], event.body["ranks"]) != (
+            ours.world_size,
+            ours.nproc_per_host,
+        ):
+            error = UserError(
+                f"{self._host} plans {ours.nproc_per_host} ranks for each host and a world of {ours.world_size}, "
+                f"{event.host} {event.body['ranks']} and {event.body['world']}",
+                allowed="all hosts of a world have equally many ranks",
+                fix="set slipway_procs_per_host, or use one instance type with one setting for all hosts",
+            )
+            self._on_cause(cause_from_error(error, self._host))
 
     def _told_cause(self, event: Message) -> Cause:
         try:

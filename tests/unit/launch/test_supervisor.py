@@ -507,6 +507,17 @@ linger()
     assert not is_alive(pid_of(job[1], "pid-rank"))
 
 
+def test_hosts_that_plan_different_worlds_do_not_wait_for_each_other(cluster: Make) -> None:
+    job = cluster("linger()", hosts=2)
+    for number, ranks in ((1, "2"), (2, "3")):  # as hosts with different hardware find out by themselves
+        job[number].tree.hyperparameters(sagemaker_program="train.py", slipway_profile="off", slipway_silence_s="10")
+        job.start(number, SLIPWAY_PROCS_PER_HOST=ranks)
+    assert (job[1].wait(), job[2].wait()) == (1, 1)
+    for host in (job[1], job[2]):
+        assert "ranks for each host and a world of" in host.failure
+        assert "slipway_procs_per_host" in host.failure
+
+
 def test_a_long_reason_reaches_the_other_host_too(cluster: Make) -> None:
     """A model that does not fit its checkpoint lists thousands of names."""
     script = """
