@@ -165,6 +165,7 @@ class ProcessEngine:
     def lay_out(self, spec: JobSpec, host: str, base: Path) -> None:
         """Write a host's tree; channels are links to the user's data."""
         write_tree(spec, host, base, self.interface, arn_of(spec, self._run_id))
+        self._inputs.keep_for(base)
         link_channels(spec, host, base, self._inputs.path_of)
         self._inputs.feed(spec, host, base)
 

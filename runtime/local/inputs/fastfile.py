@@ -1,8 +1,10 @@
 """The file system of FastFile channels, a process of its own: ``python -m runtime.local.inputs.fastfile``.
 
-Read-only; the listing is that of the start. The first line of its input says what to show and where. When its input
-ends, it tells what was read and unmounts itself; who still has it open, such as a container that is leaving, is served
-on for a while.
+Read-only; the listing is that of the start. The first line of its input says what to show and where, others name the
+trees of hosts that are processes, and one says that all is over. When the input ends, it tells what was read and
+unmounts itself; who still has it open, such as a container that is leaving, is served on for a while. An input that
+ends without a last word means that the run was killed: hosts that are processes may still be saving, and have it until
+they are gone.
 """
 
 import errno
@@ -14,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import mfusepy
@@ -24,11 +27,15 @@ from runtime.local.inputs.mounts import SUBTYPE, detach
 from runtime.local.inputs.objects import Stores
 from runtime.local.inputs.order import Share
 from runtime.local.inputs.readahead import FileReader
+from runtime.local.processes import processes_of
 
 KEPT_S = 3600.0
 """How long the kernel may keep names and sizes: they do not change."""
 SERVED_ON_S = 60.0
 """After the end of the input. The containers of a run that died leave within 10 s."""
+LEAVING_S = 130.0
+"""For hosts whose run was killed: they have got SIGTERM, and 120 s to leave."""
+LOOK_S = 0.2
 BLOCK = 512
 
 
@@ -209,6 +216,15 @@ def _tree(items: list[Item]) -> Tree:
     return tree_of(items, lambda warning: say({"warning": f"FastFile: {warning}"}))
 
 
+def _wait_for_the_end() -> list[Path]:
+    """Read on until the input ends; returns the trees of hosts that nobody has ended."""
+    trees: list[Path] = []
+    for line in sys.stdin:
+        fact = cast("dict[str, Any]", json.loads(line))
+        trees = [] if "end" in fact else [*trees, Path(str(fact["tree"]))]
+    return trees
+
+
 def main() -> int:
     """Show channels until the input ends."""
     told = cast("dict[str, Any]", json.loads(sys.stdin.readline()))
@@ -220,7 +236,10 @@ def main() -> int:
         return 1
 
     def leave() -> None:
-        sys.stdin.read()
+        trees = _wait_for_the_end()
+        deadline = time.monotonic() + LEAVING_S
+        while any(processes_of(tree) for tree in trees) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
         counts = {host: {name: asdict(one.count) for name, one in shown.items()} for host, shown in hosts.items()}
         say({"counts": counts})
         detach(mountpoint)

@@ -96,10 +96,21 @@ class Mount:
                 for channel in channels
             ],
         }
+        self._write(told)
+
+    def _write(self, fact: Mapping[str, object]) -> None:
         assert self._process.stdin is not None  # noqa: S101 - it was asked for
         with contextlib.suppress(BrokenPipeError):  # it has ended; what it said says why
-            self._process.stdin.write(json.dumps(told) + "\n")
+            self._process.stdin.write(json.dumps(fact) + "\n")
             self._process.stdin.flush()
+
+    def keep_for(self, tree: Path) -> None:
+        """Keep the mount for the processes of a host, should this process be killed before they have left.
+
+        Args:
+            tree: root of the host's tree.
+        """
+        self._write({"tree": str(tree)})
 
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
@@ -132,6 +143,7 @@ class Mount:
 
     def close(self) -> None:
         """Unmount, and see the process go."""
+        self._write({"end": True})
         assert self._process.stdin is not None  # noqa: S101 - it was asked for
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()

@@ -49,6 +49,11 @@ class Inputs:
         assert self._mount is not None  # noqa: S101 - `mount` comes first
         return self._mount.path / host / channel.name
 
+    def keep_for(self, base: Path) -> None:
+        """Keep the mount for a host that is processes, should this process be killed before they have left."""
+        if self._mount is not None:
+            self._mount.keep_for(base)
+
     def feed(self, spec: JobSpec, host: str, base: Path) -> None:
         """Make the first FIFOs of a host's Pipe channels, and wait for their readers.
 

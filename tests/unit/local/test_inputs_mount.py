@@ -27,6 +27,7 @@ from runtime.local.request import ChannelSpec, TrainingJobSpec
 spec = TrainingJobSpec("job", channels=(ChannelSpec("train", Path(sys.argv[1]), input_mode="FastFile"),))
 inputs = Inputs()
 inputs.mount(spec, Path(sys.argv[2]), other_users=False)
+inputs.keep_for(Path(sys.argv[2]) / "tree")
 print(inputs._mount._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -133,6 +134,30 @@ def test_a_mount_whose_run_is_killed_goes_away_and_serves_open_files_on(place, d
         wait_for(lambda: not mounted(place), "the mount is gone")
         assert file.read() == b"content 3"
     wait_for(lambda: not Path(f"/proc/{server}").exists() or state(server) == "Z", "its process ends")
+
+
+@needs_fuse
+def test_hosts_that_are_processes_read_on_when_their_run_is_killed(place, data, holder):
+    process, server = holder
+    program = (
+        "import sys; print(open(sys.argv[1]).read(), flush=True); sys.stdin.read(); print(open(sys.argv[2]).read())"
+    )
+    root = place / ".mount/algo-1/train"
+    host = subprocess.Popen(
+        [sys.executable, "-c", program, str(root / "1"), str(root / "2")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SAGEMAKER_BASE_DIR": str(place / "tree")},
+    )
+    assert host.stdout is not None
+    assert host.stdout.readline() == "content 1\n"
+    process.kill()
+    process.wait()
+    out, _ = host.communicate("go on")
+    assert out == "content 2\n"  # opened after its run was dead
+    wait_for(lambda: not mounted(place), "the mount is gone")
+    wait_for(lambda: state(server) == "Z", "its process ends")
 
 
 def state(pid: int) -> str:
