@@ -14,13 +14,14 @@ from runtime.local.compose.file import Composition, read_composition
 from runtime.local.compose.hosts import ComposeEngine
 from runtime.local.flags import RunOptions, add_flags, read_flags
 from runtime.local.request import CheckpointSpec, GroupSpec, TrainingJobSpec
+from runtime.local.request.training import place
 from runtime.local.runner import run_job
 from runtime.local.summary import describe
 
 log = Log("compose")
 
 USED_FLAGS = {
-    *("--checkpoints", "--interrupt-after", "--interrupt-signal", "--max-run"),
+    *("--checkpoints", "--checkpoint-sync", "--interrupt-after", "--interrupt-signal", "--max-run"),
     *("--network-isolation", "--output", "--shm-size", "--memory", "--fault", "--spot-wait"),
 }
 """Flags of ``slipway run`` that say something about a job which an SDK describes."""
@@ -53,7 +54,7 @@ def run_flags(environ: Environ) -> tuple[RunOptions, TrainingJobSpec]:
     spec = TrainingJobSpec(
         "flags",
         # The SDKs know no checkpoints in local mode: without a directory of the user's there are none.
-        checkpoint=CheckpointSpec(Path(store)) if store else None,
+        checkpoint=CheckpointSpec(place(store, "--checkpoints", "name a directory")) if store else None,
         max_run_s=stopping.get("MaxRuntimeInSeconds"),
         network_isolation=bool(request.get("EnableNetworkIsolation")),
     )
