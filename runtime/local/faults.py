@@ -128,10 +128,12 @@ class LocalVictim:
 
     def vanish(self) -> None:
         """End all of its processes at once."""
+        self._require_alive()
         self._engine.kill([self._host])
 
     def freeze(self) -> None:
         """Stop all of its processes where they are."""
+        self._require_alive()
         self._host.freeze()
 
     def unfreeze(self) -> None:
@@ -145,6 +147,7 @@ class LocalVictim:
 
     def unplug(self) -> None:
         """Take its network interface away."""
+        self._require_alive()
         self._host.unplug()
 
     def plug(self) -> None:
@@ -154,8 +157,14 @@ class LocalVictim:
 
     def disturb(self, fault: Fault) -> Callable[[], object]:
         """Begin ``drop``, ``loss`` or ``latency``."""
+        self._require_alive()
         return self._host.network().disturb(fault)
 
     def spoil(self, fault: Fault) -> Callable[[], object]:
         """Begin ``full-disk`` or ``slow-disk``."""
+        self._require_alive()
         return self._disks[self.host, fault.path].spoil(fault, self._host.pid)
+
+    def _require_alive(self) -> None:
+        if self._host.poll():
+            raise UserError(f"{self.host} had ended before")

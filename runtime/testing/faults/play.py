@@ -137,7 +137,7 @@ class FaultPlayer:
     def end(self) -> None:
         """Take back what still lasts: the hosts are to end, and a frozen one cannot."""
         for active in list(self._active):
-            self._end(active)
+            self._end(active, early=True)
 
     def lost(self) -> tuple[str, ...]:
         """Name the hosts that vanished in this attempt."""
@@ -190,14 +190,14 @@ class FaultPlayer:
         until = float("inf") if fault.lasting_s is None else time.monotonic() + fault.lasting_s
         self._active.append(_Active(fault, played, undo, until))
 
-    def _end(self, active: _Active) -> None:
+    def _end(self, active: _Active, *, early: bool = False) -> None:
         self._active.remove(active)
         try:
             active.undo()
         except (PlatformError, UserError, OSError) as error:
             log.warning(f"fault {active.fault.text} could not be taken back: {error}")
             return
-        if active.until != float("inf"):
+        if not early:
             active.played.ended = time.time()
             log.info(f"fault {active.fault.text} on {active.played.host} is over")
 
