@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
+from runtime.base import kernel
 from runtime.base.frozen import frozen
 
 TYPE_CHECKING = False
@@ -160,22 +161,22 @@ def look(root: str = "/", packages: Sequence[str] | None = None) -> Fabric:
         root: where /sys, /dev, /proc and /opt are.
         packages: directories with installed Python packages; default: those of this Python.
     """
-    drivers = [_driver(f"{root}/sys/class/infiniband/{name}") for name in _names(f"{root}/sys/class/infiniband")]
+    drivers = [_driver(f"{root}/sys/class/infiniband/{name}") for name in kernel.names(f"{root}/sys/class/infiniband")]
     efa = drivers.count("efa")
     plugin = _plugin(root)
     if not efa and not plugin:
         return Fabric(other_rdma=len(drivers))
-    listed = _read(f"{root}/opt/amazon/efa_installed_packages")
+    listed = kernel.text(f"{root}/opt/amazon/efa_installed_packages")
     return Fabric(
         efa_devices=efa,
-        efa_usable=any(name.startswith("uverbs") for name in _names(f"{root}/dev/infiniband")),
+        efa_usable=any(name.startswith("uverbs") for name in kernel.names(f"{root}/dev/infiniband")),
         other_rdma=len(drivers) - efa,
         plugin=plugin,
         installer=version(_after(listed, "EFA installer version:")),
         libfabric=_package(listed, "libfabric") or version(_after(_pkgconfig(root), "Version:")),
         ofi_nccl=_package(listed, "libnccl-ofi") or _package(listed, "aws-ofi-nccl"),
         nccl=_nccl(sys.path if packages is None else packages),
-        kernel=version(_read(f"{root}/proc/sys/kernel/osrelease")),
+        kernel=version(kernel.text(f"{root}/proc/sys/kernel/osrelease")),
     )
 
 
@@ -329,7 +330,7 @@ def _after(text: str, label: str) -> str:
 
 def _pkgconfig(root: str) -> str:
     for place in ("lib", "lib64"):
-        text = _read(f"{root}/opt/amazon/efa/{place}/pkgconfig/libfabric.pc")
+        text = kernel.text(f"{root}/opt/amazon/efa/{place}/pkgconfig/libfabric.pc")
         if text:
             return text
     return ""
@@ -347,7 +348,7 @@ def _nccl(directories: Sequence[str]) -> Version:
     """Read NCCL's version from the name of its installed wheel."""
     for directory in directories:
         if directory.endswith("-packages"):
-            for name in _names(directory):
+            for name in kernel.names(directory):
                 if name.startswith("nvidia_nccl_") and name.endswith(".dist-info"):
                     return version(name.removesuffix(".dist-info").rpartition("-")[2])
     return ()
@@ -356,20 +357,5 @@ def _nccl(directories: Sequence[str]) -> Version:
 def _driver(device: str) -> str:
     try:
         return os.path.basename(os.readlink(f"{device}/device/driver"))
-    except OSError:
-        return ""
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
     except OSError:
         return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from runtime.base import kernel
 from runtime.base.frozen import frozen
 
 TYPE_CHECKING = False
@@ -78,15 +79,17 @@ def probe(environ: Environ, root: str = "/", *, network: bool = True) -> Hardwar
         from runtime.planning.fabric import look
         from runtime.planning.interface import parse_routes
 
-        routes, fabric = parse_routes(_read(f"{root}/proc/net/route")), look(root)
-    locked, files = _limits(_read(f"{root}/proc/self/limits"))
+        routes, fabric = parse_routes(kernel.text(f"{root}/proc/net/route")), look(root)
+    locked, files = _limits(kernel.text(f"{root}/proc/self/limits"))
     return Hardware(
         cpus=_cpus(root),
         memory_bytes=_memory(root),
         accelerators=count,
         accelerator_kind=kind if count else "none",
         accelerator_source=source,
-        interfaces=tuple(name for name in _names(f"{root}/sys/class/net") if _is_up(f"{root}/sys/class/net/{name}")),
+        interfaces=tuple(
+            name for name in kernel.names(f"{root}/sys/class/net") if _is_up(f"{root}/sys/class/net/{name}")
+        ),
         routes=routes,
         fabric=fabric,
         shm_bytes=_size_of(f"{root}/dev/shm"),  # noqa: S108 - its size only
@@ -95,29 +98,14 @@ def probe(environ: Environ, root: str = "/", *, network: bool = True) -> Hardwar
     )
 
 
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
 # --- accelerators -------------------------------------------------------------------------------------------------
 
 
 def _accelerators(root: str, environ: Environ) -> tuple[int, str, str]:
     """Return how many are visible, their kind, and how that is known."""
-    nodes = _names(f"{root}/dev")
+    nodes = kernel.names(f"{root}/dev")
     gpus = _numbered(nodes, "nvidia")
-    if gpus or _names(f"{root}/proc/driver/nvidia/gpus"):
+    if gpus or kernel.names(f"{root}/proc/driver/nvidia/gpus"):
         count, source = _nvidia(root, gpus, environ)
         return count, "nvidia", source
     neurons = _numbered(nodes, "neuron")
@@ -140,7 +128,7 @@ def _numbered(nodes: list[str], name: str) -> list[str]:
 
 def _nvidia(root: str, minors: list[str], environ: Environ) -> tuple[int, str]:
     """Count GPUs that the container was given: device nodes, which the NVIDIA runtime creates for these only."""
-    listed = _names(f"{root}/proc/driver/nvidia/gpus")
+    listed = kernel.names(f"{root}/proc/driver/nvidia/gpus")
     source = f"{len(minors)} device nodes /dev/nvidia*" if minors else f"{len(listed)} GPUs of the driver"
     count = len(minors) or len(listed)
     sliced = [minor for minor in minors if _in_mig_mode(root, minor)]
@@ -148,13 +136,13 @@ def _nvidia(root: str, minors: list[str], environ: Environ) -> tuple[int, str]:
         # CUDA lists whole GPUs where there are any, else the first MIG instance, never more.
         count = len(minors) - len(sliced) or 1
         source = f"{source}, {len(sliced)} of them in MIG mode: CUDA shows a process one MIG instance at most"
-    uuids = [_uuid(_read(f"{root}/proc/driver/nvidia/gpus/{name}/information")) for name in listed]
+    uuids = [_uuid(kernel.text(f"{root}/proc/driver/nvidia/gpus/{name}/information")) for name in listed]
     return _hidden(count, source, ("CUDA_VISIBLE_DEVICES",), environ, [uuid for uuid in uuids if uuid])
 
 
 def _in_mig_mode(root: str, minor: str) -> bool:
     home = f"{root}/proc/driver/nvidia/capabilities/gpu{minor}/mig"
-    return any(name.startswith("gi") and name[2:].isdecimal() for name in _names(home))
+    return any(name.startswith("gi") and name[2:].isdecimal() for name in kernel.names(home))
 
 
 def _uuid(information: str) -> str:
@@ -194,8 +182,8 @@ def _neuron(root: str, devices: list[str], environ: Environ) -> tuple[int, str]:
     cores = 0
     for device in devices:
         home = f"{root}/sys/devices/virtual/neuron_device/neuron{device}"
-        text = _read(f"{home}/core_count").strip()
-        listed = [name for name in _names(home) if name.startswith("neuron_core")]
+        text = kernel.text(f"{home}/core_count").strip()
+        listed = [name for name in kernel.names(home) if name.startswith("neuron_core")]
         cores += int(text) if text.isdecimal() else len(listed) or NEURON_CORES_PER_DEVICE
     source = f"{cores} NeuronCores of {len(devices)} devices /dev/neuron*"
     shown = environ.get("NEURON_RT_VISIBLE_CORES")
@@ -219,8 +207,8 @@ def _span(text: str) -> int:
 
 def _amd(root: str, environ: Environ) -> tuple[int, str]:
     home = f"{root}/sys/class/kfd/kfd/topology/nodes"
-    gpus = [node for node in _names(home) if _read(f"{home}/{node}/gpu_id").strip() not in ("", "0")]
-    nodes = [name for name in _names(f"{root}/dev/dri") if name.startswith("renderD")]
+    gpus = [node for node in kernel.names(home) if kernel.text(f"{home}/{node}/gpu_id").strip() not in ("", "0")]
+    nodes = [name for name in kernel.names(f"{root}/dev/dri") if name.startswith("renderD")]
     # The topology lists the whole machine, the nodes what the container was given.
     count = min(len(gpus), len(nodes)) if gpus else len(nodes)
     source = f"{count} GPUs of /dev/kfd with nodes /dev/dri/renderD*"
@@ -263,7 +251,7 @@ def _groups(root: str, controller: str) -> list[str]:
     """
     base = f"{root}/sys/fs/cgroup"
     own = {"": "", controller: ""}
-    for line in _read(f"{root}/proc/self/cgroup").splitlines():
+    for line in kernel.text(f"{root}/proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         for name in names.split(","):
@@ -279,10 +267,10 @@ def _groups(root: str, controller: str) -> list[str]:
 def _cpus(root: str) -> int:
     allowed = len(os.sched_getaffinity(0))
     for directory in _groups(root, "cpu"):
-        quota, _, period = _read(f"{directory}/cpu.max").strip().partition(" ")
+        quota, _, period = kernel.text(f"{directory}/cpu.max").strip().partition(" ")
         if not quota:  # the first generation
-            quota = _read(f"{directory}/cpu.cfs_quota_us").strip()
-            period = _read(f"{directory}/cpu.cfs_period_us").strip()
+            quota = kernel.text(f"{directory}/cpu.cfs_quota_us").strip()
+            period = kernel.text(f"{directory}/cpu.cfs_period_us").strip()
         if quota.isdecimal() and period.isdecimal() and int(period):
             allowed = min(allowed, -(-int(quota) // int(period)))
     return max(1, allowed)
@@ -290,11 +278,11 @@ def _cpus(root: str) -> int:
 
 def _memory(root: str) -> int:
     least = 0
-    for line in _read(f"{root}/proc/meminfo").splitlines():
+    for line in kernel.text(f"{root}/proc/meminfo").splitlines():
         if line.startswith("MemTotal:"):
             least = int(line.split()[1]) * 1024
     for directory in _groups(root, "memory"):
-        limit = (_read(f"{directory}/memory.max") or _read(f"{directory}/memory.limit_in_bytes")).strip()
+        limit = (kernel.text(f"{directory}/memory.max") or kernel.text(f"{directory}/memory.limit_in_bytes")).strip()
         if limit.isdecimal():  # without a limit: "max", or a number far beyond the machine's memory
             least = min(least or int(limit), int(limit))
     return least
@@ -307,7 +295,7 @@ def _is_up(interface: str) -> bool:
     if not os.path.isdir(interface):  # bonding_masters is a file among them
         return False
     # Not operstate: it lags a second behind, which is when containers start.
-    flags = _read(f"{interface}/flags").strip()
+    flags = kernel.text(f"{interface}/flags").strip()
     return not flags or bool(int(flags, 16) & 1)
 
 
