@@ -8,7 +8,7 @@ from runtime.local.inputs.manifest import LARGEST, parse_manifest
 from runtime.local.inputs.objects import Stores, split_uri
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One object of a channel."""
 

@@ -17,7 +17,7 @@ PIECE = 1 << 20
 """Bytes that are read from this machine's files at one time."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """One object, as a listing shows it."""
 

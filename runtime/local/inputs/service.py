@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.base.log import Log
 from runtime.contract.paths import Paths
 from runtime.local.inputs.objects import Stores
 from runtime.local.inputs.order import Share
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from runtime.local.inputs.mount import Mount
     from runtime.local.inputs.pipe import PipeFeeder
     from runtime.local.inputs.stream import PipeContent
+
+log = Log("local")
 
 
 class Inputs:
@@ -76,6 +79,11 @@ class Inputs:
         if channel.name not in self._contents:
             stores = Stores(channel.latency_s, channel.bytes_per_s, channel.endpoint)
             self._contents[channel.name] = PipeContent(source_of(channel), stores)
+            if channel.attributes and channel.record_wrapper != "RecordIO":
+                log.warning(
+                    f"channel {channel.name!r} is an augmented manifest without RecordIO: its stream has no borders, "
+                    "as on the service"
+                )
         hosts = spec.sharers(channel)
         sharded = channel.distribution == "ShardedByS3Key"
         share = Share(hosts.index(host), len(hosts), sharded, channel.shuffle_seed)

@@ -246,3 +246,16 @@ def test_a_machine_without_fuse_is_told_what_to_do(monkeypatch, tmp_path, missin
         check_fuse(other_users=False)
         (tmp_path / "fuse.conf").write_text("user_allow_other\n")
         check_fuse(other_users=True)
+
+
+@pytest.mark.parametrize("mode", ["FastFile", "Pipe"])
+def test_an_engine_elsewhere_is_refused(monkeypatch, data, mode):
+    from runtime.local.docker_engine import _refuse_remote_engine
+
+    spec = TrainingJobSpec("job", channels=(ChannelSpec("train", data, input_mode=mode),))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
+    _refuse_remote_engine(spec)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://10.0.0.1:2376")
+    with pytest.raises(UserError, match=r"tcp://10.0.0.1:2376.*File mode"):
+        _refuse_remote_engine(spec)
+    _refuse_remote_engine(TrainingJobSpec("job", channels=(ChannelSpec("train", data),)))

@@ -98,6 +98,37 @@ def test_a_fastfile_channel_is_a_read_only_tree_of_its_own(job, data):
 
 
 @needs_fuse
+def test_every_attempt_has_a_mount_of_its_own(job, data):
+    channel = ChannelSpec("train", data, input_mode="FastFile")
+    show = "(time.sleep(600) if not (base.parents[1] / 'attempt-2').exists() else 0, tree('train'))[1]"
+    record, seen = job(show, channel, interruptions=(parse_interruption("1s", "KILL"),))
+    assert record.status == "Completed", record.failure_reason
+    assert seen == {"algo-1": {name: name for name in ("a/1", "a/2", "b/3", "c")}}
+    assert [attempt.inputs[0].mount["opened"] for attempt in record.attempts] == [0, 4]
+
+
+@needs_fuse
+def test_a_mounted_file_can_be_mapped_into_memory(job, data):
+    show = "(__import__('mmap').mmap(os.open(inputs / 'train/a/1', os.O_RDONLY), 0, access=1)[:]).decode()"
+    _, seen = job(show, ChannelSpec("train", data, input_mode="FastFile"))
+    assert seen == {"algo-1": "a/1"}
+
+
+def test_an_augmented_manifest_without_borders_is_streamed_with_a_warning(job, data, place, capfd):
+    (place / "lines").write_text(json.dumps({"image-ref": str(data / "c"), "class": 7}))
+    channel = ChannelSpec(
+        "train",
+        place / "lines",
+        input_mode="Pipe",
+        data_type="AugmentedManifestFile",
+        attributes=("image-ref", "class"),
+    )
+    _, seen = job("epoch('train', 0).decode()", channel)
+    assert seen == {"algo-1": "c7"}
+    assert "without RecordIO" in capfd.readouterr().err
+
+
+@needs_fuse
 def test_only_what_is_read_is_fetched(job, place):
     (place / "big").mkdir()
     with (place / "big/zeros").open("wb") as file:
