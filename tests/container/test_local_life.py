@@ -285,6 +285,46 @@ def test_a_cluster_of_a_test_plays_the_same_faults(slim: str, tmp_path: Path):
     assert [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(tmp_path) in line] == []
 
 
+ECHO = (
+    "python3",
+    "-c",
+    "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('', 9))\n"
+    "while True: s.sendto(*s.recvfrom(99))",
+)
+COUNTS = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(0.5)
+place, heard = (socket.gethostbyname('algo-2'), 9), 0
+for _ in range(20):
+    for number in range(10):
+        s.sendto(b'x', place)
+    for number in range(10):
+        try:
+            s.recv(9)
+            heard += 1
+        except TimeoutError:
+            break
+print(heard)
+"""
+
+
+@needs_root
+def test_a_share_of_the_packets_is_lost(slim: str, tmp_path: Path):
+    with Cluster(slim, tmp_path / "job", hosts=2) as cluster:
+        cluster.start(command=ECHO)
+
+        def heard() -> int:
+            done = docker("exec", cluster[1].name, "python3", "-c", COUNTS)
+            return int(done.stdout) if done.returncode == 0 else 0
+
+        wait_until(lambda: heard() > 190, "algo-2 answers")
+        heal = cluster[2].lose(0.5, seed=7)
+        assert 60 <= heard() <= 140
+        heal()
+        wait_until(lambda: heard() > 190, "algo-2 answers again")
+
+
 # --- processing jobs --------------------------------------------------------------------------------------------
 
 PREPARE = """

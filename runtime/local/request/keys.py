@@ -16,7 +16,6 @@ _SHARED: Keys = {
     "Tags": "Key Value",
     "ExperimentConfig": "ExperimentName TrialName TrialComponentDisplayName RunName",
     "VpcConfig": "SecurityGroupIds Subnets",
-    "InstancePreferences": "InstanceType InstanceCount TrainingPlanArns",
 }
 _RULE = "RuleConfigurationName LocalPath S3OutputPath RuleEvaluatorImage InstanceType VolumeSizeInGB RuleParameters"
 _QUERY = "ClusterId Database DbUser QueryString ClusterRoleArn OutputS3Uri KmsKeyId OutputFormat OutputCompression"
@@ -52,6 +51,7 @@ TRAINING_KEYS: Keys = {
         InstanceType InstanceCount VolumeSizeInGB VolumeKmsKeyId KeepAlivePeriodInSeconds InstanceGroups
         TrainingPlanArn InstancePlacementConfig InstancePreferences SelectedInstanceType SelectedInstanceCount
     """,
+    "InstancePreferences": "InstanceType InstanceCount TrainingPlanArns",
     "InstanceGroups": "InstanceType InstanceCount InstanceGroupName",
     "InstancePlacementConfig": "EnableMultipleJobs PlacementSpecifications",
     "PlacementSpecifications": "UltraServerId InstanceCount",
@@ -98,6 +98,7 @@ PROCESSING_KEYS: Keys = {
         SelectedInstanceCount
     """,
     "StoppingCondition": "MaxRuntimeInSeconds",
+    "InstancePreferences": "InstanceType InstanceCount",
     "AppSpecification": "ImageUri ContainerEntrypoint ContainerArguments",
     "NetworkConfig": "EnableInterContainerTrafficEncryption EnableNetworkIsolation VpcConfig",
 }

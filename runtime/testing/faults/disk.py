@@ -8,7 +8,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runtime.base.errors import PlatformError, UserError, one_line
@@ -102,7 +102,11 @@ class Disk:
             pid: as this machine counts.
             rate: bytes per second.
         """
-        for path, line in _throttles(pid, self.device, rate):
+        try:
+            groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
+        except OSError as error:
+            raise PlatformError(f"Process {pid} is gone") from error
+        for path, line in throttles(groups, self.device, rate):
             try:
                 path.write_text(line, encoding="ascii")
             except OSError as error:
@@ -159,12 +163,14 @@ def _put_away(home: Path, target: Path, *, keep: bool) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _throttles(pid: int, device: str, rate: int) -> list[tuple[Path, str]]:
-    """Name the files that limit a control group, of version 1 or 2, and what to write."""
-    try:
-        groups = Path(f"/proc/{pid}/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError as error:
-        raise PlatformError(f"Process {pid} is gone") from error
+def throttles(groups: Sequence[str], device: str, rate: int) -> list[tuple[Path, str]]:
+    """Name the files that limit a control group, of version 1 or 2, and what to write; pure.
+
+    Args:
+        groups: lines of ``/proc/PID/cgroup``.
+        device: ``major:minor``.
+        rate: bytes per second; 0: no limit.
+    """
     for line in groups:
         _, controllers, path = line.split(":", 2)
         if "blkio" in controllers.split(","):

@@ -1,14 +1,17 @@
 """A request in boto3's shape becomes a spec, or a message that names the key."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 
 from runtime.base.errors import UserError
 from runtime.contract.job import DEFAULT_GROUP
 from runtime.local.request import parse_request
+from runtime.local.request.keys import PROCESSING_KEYS, TRAINING_KEYS
 
 
 def request_with(data: Path, **changes: Any) -> dict[str, Any]:
@@ -204,3 +207,27 @@ def test_channels_of_groups(tmp_path: Path):
     source["InstanceGroupNames"] = ["c"]
     with pytest.raises(UserError, match="for the instance group 'c'"):
         parse_request(request)
+
+
+@pytest.mark.parametrize(
+    ("operation", "keys"),
+    [("CreateTrainingJob", TRAINING_KEYS), ("CreateProcessingJob", PROCESSING_KEYS)],
+)
+def test_our_keys_are_those_of_the_api(operation: str, keys: Mapping[str, str]):
+    """Ours may be behind a newer API, and never beside it: a key that boto3 would refuse is refused here."""
+    model = botocore.session.get_session().get_service_model("sagemaker").operation_model(operation).input_shape
+    seen: dict[str, set[str]] = {}
+
+    def walk(shape: Any, name: str) -> None:
+        if shape.type_name == "list":
+            walk(shape.member, name)
+        elif shape.type_name == "structure":
+            seen.setdefault(name, set()).update(shape.members)
+            for member, inner in shape.members.items():
+                walk(inner, member)
+
+    walk(model, "")
+    for name, words in keys.items():
+        assert set(words.split()) <= seen[name], name
+    assert set(keys) == set(seen)
+    assert set(seen[""]) == set(keys[""].split()), "a new key of the API: honour it, or say why it does nothing"
