@@ -16,6 +16,16 @@ COMPRESSION = 1
 """Of gzip: weights hardly shrink, and a laptop should not wait for it."""
 
 
+def merged(directories: Sequence[Path]) -> dict[str, Path]:
+    """List the files of the same directory of every host: relative name to path; a later host wins."""
+    return {
+        path.relative_to(directory).as_posix(): path
+        for directory in directories
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
 def pack(directories: Sequence[Path], archive: Path) -> bool:
     """Pack the same directory of every host into one archive; a later host overwrites the same name.
 
@@ -26,11 +36,7 @@ def pack(directories: Sequence[Path], archive: Path) -> bool:
     Returns:
         False when there was no file, and so no archive.
     """
-    members: dict[str, Path] = {}
-    for directory in directories:
-        for path in sorted(directory.rglob("*")):
-            if path.is_file():
-                members[path.relative_to(directory).as_posix()] = path
+    members = merged(directories)
     if not members:
         return False
     partial = archive.with_name(f".{archive.name}.partial")

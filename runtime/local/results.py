@@ -107,7 +107,14 @@ class TrainingResults:
         if record.status != "Failed":
             archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
         for name, (archive, sources) in archives.items() if self._options.archives else ():
-            record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
+            if name == "model" and not self._spec.packed_model:
+                archive = directory / "model"
+                files = outputs.merged(sources)
+                for inside, path in files.items():
+                    outputs.put(path, archive / inside)
+                record.paths[name] = str(archive) if files else None
+            else:
+                record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
         for name, path in local_outputs(self._spec.config_files).items():
             for host in end.hosts:
                 source = inside_tree(host.base, path)

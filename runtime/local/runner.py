@@ -51,6 +51,7 @@ KEPT = ("tensors", "tensorboard")
 RESULTS = (
     "job.json",
     "metrics.jsonl",
+    "model",
     "model.tar.gz",
     "output.tar.gz",
     "outputs",

@@ -164,6 +164,8 @@ class TrainingJobSpec(JobSpec):
     metric_definitions: tuple[MetricDefinition, ...] = ()
     config_files: Mapping[str, object] = field(default_factory=dict[str, object])
     """Further files of ``/opt/ml/input/config``, see `runtime.local.request.files`."""
+    packed_model: bool = True
+    """``OutputDataConfig.CompressionType`` GZIP; NONE: the model's files go as they are to ``output/model/``."""
     output: Path | S3Uri | None = None
     """``OutputDataConfig.S3OutputPath``; the service puts ``<job name>/output`` below it."""
 

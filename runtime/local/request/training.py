@@ -68,6 +68,7 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
         network_isolation=root.flag("EnableNetworkIsolation"),
         environment=root.strings("Environment", LONGEST_ENVIRONMENT_VALUE),
         output=_output(root.child("OutputDataConfig")),
+        packed_model=root.child("OutputDataConfig").text("CompressionType", "GZIP", ("GZIP", "NONE")) == "GZIP",
     )
     known = [group.name for group in spec.groups]
     for channel in spec.channels:

@@ -10,6 +10,7 @@ from runtime.base.env import Environ
 from runtime.base.errors import UserError
 from runtime.base.log import Log
 from runtime.local.inputs.manifest import LARGEST, parse_manifest
+from runtime.local.outputs import merged
 from runtime.local.record import JobRecord
 from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.s3.cache import S3Cache, cache_directory
@@ -169,9 +170,13 @@ class JobS3:
     def upload_results(self, spec: JobSpec, record: JobRecord) -> None:
         """Bring the archives of a training job to where the request wants them; `record` is told."""
         if isinstance(spec, TrainingJobSpec) and isinstance(spec.output, S3Uri):
-            packed = ((name, record.paths.get(name)) for name in ("model", "output"))
-            archives = {f"{name}.tar.gz": Path(path) for name, path in packed if path is not None}
-            record.uploaded = self.upload(archives, spec.output.below(spec.name, "output"))
+            folder = spec.output.below(spec.name, "output")
+            paths = [Path(path) for name in ("model", "output") if (path := record.paths.get(name)) is not None]
+            for path in paths:
+                if path.is_dir():
+                    self.upload(merged([path]), folder.below(path.name))
+            self.upload({path.name: path for path in paths if path.is_file()}, folder)
+            record.uploaded = {path.name: str(folder.below(path.name)) for path in paths}
 
     def upload(self, files: Mapping[str, Path], folder: S3Uri) -> dict[str, str]:
         """Bring results to S3.

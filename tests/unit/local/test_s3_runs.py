@@ -259,3 +259,17 @@ def test_ctrl_c_ends_a_download(s3: FakeS3, tmp_path: Path):
     record = json.loads((tmp_path / "out/job.json").read_text())
     assert (record["status"], record["attempts"]) == ("Stopped", [])
     assert "SIGINT to slipway run: stopped before any host was started" in text
+
+
+def test_a_model_that_is_not_to_be_packed(s3: FakeS3, run: Run):
+    output = {"S3OutputPath": s3.uri("results"), "CompressionType": "NONE"}
+    record = run(OutputDataConfig=output, ResourceConfig={"InstanceCount": 2})
+    assert record["code"] == 0, record["text"]
+    folder = "results/job/output"
+    assert s3.keys("results") == [*(f"{folder}/model/weights-algo-{n}" for n in (1, 2)), f"{folder}/output.tar.gz"]
+    assert record["uploaded"]["model"] == s3.uri(f"{folder}/model")
+    again = run(OutputDataConfig=output)  # the directory of the earlier model is set aside
+    assert (again["code"], sorted(path.name for path in Path(again["paths"]["model"]).iterdir())) == (
+        0,
+        ["weights-algo-1"],
+    )
