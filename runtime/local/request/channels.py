@@ -40,6 +40,11 @@ def _channel(node: Node, default_mode: str) -> ChannelSpec:
             allowed="the API takes 1 to 64 of letters, digits, '.', '-', '_'",
         )
     source = node.child("DataSource")
+    if "DatasetSource" in source.value:
+        raise UserError(
+            f"{source.at('DatasetSource')}: datasets of the service's catalogue are not here",
+            fix=f"copy it here and pass --channel {name}=DIRECTORY",
+        )
     shared = "FileSystemDataSource" in source.value
     data_type, attributes, read_only = "S3Prefix", (), True
     if shared:

@@ -40,6 +40,9 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
     root = Node(request)
     without_effect = check_keys(request, TRAINING_KEYS)
     name = read_name(root, "TrainingJobName")
+    _refuse_the_services_own(root)
+    if root.child("OutputDataConfig").text("CompressionType", "GZIP", ("GZIP", "NONE")) == "NONE":
+        without_effect["OutputDataConfig.CompressionType"] = "archives are made here, of files that the service uploads"
     algorithm = root.child("AlgorithmSpecification")
     default_mode = algorithm.text("TrainingInputMode", "File", INPUT_MODES)
     stopping = root.child("StoppingCondition")
@@ -81,6 +84,18 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
     _check_spot(spec)
     refuse_what_is_missing(spec, engine)
     return spec
+
+
+def _refuse_the_services_own(root: Node) -> None:
+    """Refuse programs that only the service has."""
+    if "ServerlessJobConfig" in root.value:
+        raise UserError("The request has a ServerlessJobConfig", allowed="its program is the service's own")
+    algorithm = root.child("AlgorithmSpecification")
+    if "AlgorithmName" in algorithm.value and "TrainingImage" not in algorithm.value:
+        raise UserError(
+            f"{algorithm.at('AlgorithmName')} is {algorithm.value['AlgorithmName']!r}: the service looks up its image",
+            fix="name the image: TrainingImage, or --image",
+        )
 
 
 def _retries(root: Node) -> int:

@@ -109,6 +109,9 @@ def test_what_a_metric_finds(tmp_path: Path):
         ),
         ({"RetryStrategy": {"MaximumRetryAttempts": 31}}, "MaximumRetryAttempts is 31"),
         ({"RetryStrategy": {"MaximumRetries": 3}}, "unknown key RetryStrategy.MaximumRetries"),
+        ({"ServerlessJobConfig": {"JobType": "FineTuning"}}, "its program is the service's own"),
+        ({"AlgorithmSpecification": {"AlgorithmName": "mine"}}, "name the image"),
+        ({"OutputDataConfig": {"CompressionType": "ZIP"}}, "OutputDataConfig.CompressionType is 'ZIP'"),
     ],
 )
 def test_what_the_api_would_refuse(changes: dict[str, Any], expected: str):
@@ -181,3 +184,8 @@ def test_job_json_also_answers_as_the_service_does(run_small: RunSmall, place: P
     assert answer["ModelArtifacts"]["S3ModelArtifacts"] == str(place / "out/model.tar.gz")
     assert "FailureReason" not in answer
     assert answer["CreationTime"] <= answer["TrainingStartTime"] <= answer["TrainingEndTime"]
+
+
+def test_results_that_are_not_to_be_packed_are_recorded():
+    spec, _ = parse_request({"TrainingJobName": "a", "OutputDataConfig": {"CompressionType": "NONE"}})
+    assert "archives are made here" in spec.without_effect["OutputDataConfig.CompressionType"]
