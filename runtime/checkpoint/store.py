@@ -168,7 +168,8 @@ def remove(directory: Path) -> None:
     """Remove a checkpoint; its manifest goes first, so that half of one is never found."""
     with contextlib.suppress(OSError):
         (directory / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(directory)
+        # A sync agent's markers come and go meanwhile: one that vanished must not keep the rest.
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sync_directory(directory: Path) -> None:

@@ -125,13 +125,30 @@ def test_a_directory_that_cannot_be_removed_is_no_checkpoint_any_more(
     directory = tmp_path / "step-00000001.aaaaaa"
     commit(directory, Manifest(1, 1, (write_file(directory, "state.pt", STATE),)))
 
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise OSError("busy")
 
     monkeypatch.setattr("shutil.rmtree", fails)
     remove(directory)
     assert (directory / "state.pt").exists()
     assert read_manifest(directory) is None
+
+
+def test_a_marker_that_vanishes_meanwhile_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "step-1"
+    directory.mkdir()
+    for name in (MANIFEST, "a.pt", "b.pt", "a.pt.sagemaker-uploading", "b.pt.sagemaker-uploaded"):
+        (directory / name).touch()
+    unlink = os.unlink
+
+    def race(path: Any, **options: Any) -> None:
+        unlink(path, **options)
+        if str(path).endswith((".sagemaker-uploading", ".sagemaker-uploaded")):
+            raise FileNotFoundError(path)  # the agent was quicker
+
+    monkeypatch.setattr(os, "unlink", race)
+    remove(directory)
+    assert not directory.exists()
 
 
 def test_too_little_room_is_refused_with_both_numbers(tmp_path: Path) -> None:
