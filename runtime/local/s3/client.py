@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from runtime.base.env import Environ, region_of
 from runtime.base.errors import PlatformError, UserError, did_you_mean, one_line
@@ -116,7 +118,7 @@ class S3Client:
             raise UserError(
                 one_line(f"S3 cannot be used: {error}"), fix="an endpoint is http(s)://HOST[:PORT]"
             ) from error
-        self._told = threading.Event()
+        self._begun = threading.Event()
 
     @property
     def endpoint(self) -> str:
@@ -155,7 +157,7 @@ class S3Client:
             UserError: no such bucket, no access.
             PlatformError: S3 does not answer.
         """
-        self._tell_unsigned()
+        self._begin()
         with self._explained(str(prefix)):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=prefix.bucket, Prefix=prefix.key)
             for page in pages:
@@ -177,7 +179,7 @@ class S3Client:
         Raises:
             UserError: there is none, or no access.
         """
-        self._tell_unsigned()
+        self._begin()
         with self._explained(str(uri)):
             found = self._client.head_object(Bucket=uri.bucket, Key=uri.key)
         modified = int(found["LastModified"].timestamp()) * 1_000_000_000
@@ -233,7 +235,8 @@ class S3Client:
             except _BrokenOffError as error:
                 told = str(error)
             if have < end:
-                idle = 0 if have - before >= PIECE else idle + 1
+                # What is left shrinks, or a good piece came: then it is worth while to ask again.
+                idle = 0 if have - before >= min(PIECE, max(1, (end - before) // 4)) else idle + 1
                 if idle == ATTEMPTS:
                     raise PlatformError(
                         one_line(f"s3://{bucket}/{item.key} broke off after {have:,} of {item.size:,} bytes: {told}"),
@@ -290,6 +293,7 @@ class S3Client:
         Raises:
             UserError: it is not, or it may not be asked.
         """
+        self._begin()
         with self._explained(f"s3://{uri.bucket}"):
             try:
                 self._client.head_bucket(Bucket=uri.bucket)
@@ -308,10 +312,27 @@ class S3Client:
 
     # --- errors ---------------------------------------------------------------------------------------------
 
-    def _tell_unsigned(self) -> None:
-        if self._credentials is None and not self._told.is_set():
-            self._told.set()
+    def _begin(self) -> None:
+        """Before the first request: what is not there at all is said at once, not after a minute of attempts."""
+        if self._begun.is_set():
+            return
+        url = urlsplit(str(self._client.meta.endpoint_url))
+        if url.scheme not in getproxies():
+            try:
+                port = url.port or (443 if url.scheme == "https" else 80)
+                socket.create_connection((url.hostname or "", port), CONNECT_S).close()
+            except OSError as error:
+                raise self._silent("The first request", error) from error
+        self._begun.set()
+        if self._credentials is None:
             log.info("no AWS credentials here: requests to S3 are unsigned, which public buckets allow")
+
+    def _silent(self, what: str, error: Exception) -> PlatformError:
+        place = self.endpoint or f"AWS, region {self.region}"
+        return PlatformError(
+            one_line(f"{what}: S3 ({place}) does not answer: {error}"),
+            fix="start it, or mend AWS_ENDPOINT_URL_S3" if self.endpoint else "see that this machine is online",
+        )
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Generator[None]:
@@ -330,11 +351,7 @@ class S3Client:
                 one_line(f"{what}: {error}"), fix="set AWS_CA_BUNDLE to the endpoint's certificates"
             ) from error
         except (errors.ConnectionError, errors.HTTPClientError) as error:
-            place = self.endpoint or f"AWS, region {self.region}"
-            raise PlatformError(
-                one_line(f"{what}: S3 ({place}) does not answer: {error}"),
-                fix="start it, or mend AWS_ENDPOINT_URL_S3" if self.endpoint else "see that this machine is online",
-            ) from error
+            raise self._silent(what, error) from error
         except errors.BotoCoreError as error:
             raise PlatformError(one_line(f"{what}: {type(error).__name__}: {error}")) from error
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from runtime.base.errors import UserError
 
 SCHEME = "s3://"
-_BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.\-_]{1,253}[a-zA-Z0-9]|arn:[^/]+(/[^/]+)?")
-"""A name, or the ARN of an access point; looser than today's rules, for old buckets."""
+_BUCKET = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.\-_]{1,253}[a-zA-Z0-9]")
+"""A name, or the alias of an access point; looser than today's rules, for old buckets."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,6 @@ class TestErrors:
 
     def test_an_endpoint_that_is_down(self, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
-        monkeypatch.setattr("runtime.local.s3.client.ATTEMPTS", 2)
         down = S3Client({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"})
         with pytest.raises(PlatformError, match=r"S3 \(http://127.0.0.1:9\) does not answer") as error:
             S3Cache(tmp_path, down).fetch(parse_s3_uri(s3.uri("d"), "x"), "Channel 'x'")
