@@ -115,7 +115,11 @@ class Mount:
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
         for line in self._process.stdout:
-            fact = cast("dict[str, Any]", json.loads(line))
+            try:
+                fact = cast("dict[str, Any]", json.loads(line))
+            except ValueError:
+                self._errors.append(line.strip())  # of libfuse
+                continue
             if "ready" in fact:
                 self._told.put(None)
             elif "error" in fact:

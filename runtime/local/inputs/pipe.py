@@ -9,7 +9,6 @@ import os
 import select
 import threading
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
@@ -79,17 +78,25 @@ class PipeFeeder:
         if self.error is not None:
             raise self.error
 
-    def stop(self) -> None:
-        """End the feeding, wherever it stands, and remove the FIFOs."""
+    def tell(self) -> None:
+        """Say that the job is over, without waiting."""
         self._stopping.set()
         if self._wake >= 0:
             os.write(self._wake, b".")
-        deadline = time.monotonic() + LEAVE_S
+
+    def stop(self, seconds: float = LEAVE_S) -> None:
+        """End the feeding, wherever it stands, and remove the FIFO.
+
+        Args:
+            seconds: how long it is waited for, at most.
+        """
+        self.tell()
+        deadline = time.monotonic() + seconds
         while self._thread.is_alive() and time.monotonic() < deadline:
             with self._reader():
                 self._thread.join(LOOK_S)
         if self._thread.is_alive():
-            log.warning(f"the feeder of channel {self.channel!r} still waits for its data {LEAVE_S:g} s after the end")
+            log.warning(f"the feeder of channel {self.channel!r} still waits for its data after the end of the job")
         else:
             self._close()
         # The others are gone already, and a pattern would meet those of a channel with a longer name.
@@ -113,9 +120,9 @@ class PipeFeeder:
 
     def _make(self, epoch: int) -> None:
         path = self._directory / f"{self.channel}_{epoch}"
+        self.epochs.append(EpochRecord(epoch))
         os.mkfifo(path)
         path.chmod(0o666)  # the reader may be any user of an image
-        self.epochs.append(EpochRecord(epoch))
 
     def _close(self) -> None:
         for descriptor in (self._wake, self._wake_read, self._kept):
@@ -126,14 +133,18 @@ class PipeFeeder:
     def _feed(self) -> None:
         try:
             for epoch in count():
+                if self._stopping.is_set():
+                    return  # nobody may be left to wake a thread that waits for a reader
                 if epoch:
                     self._make(epoch)
                 self._fill(self.epochs[-1])
         except _Stopped:
             pass
-        except (UserError, PlatformError, OSError, zlib.error) as error:
+        except Exception as error:
+            # Whatever it is: a thread that ends in silence would leave a reader that waits for ever.
             self.epochs[-1].end = "failed"
-            self.error = UserError(f"Channel {self.channel!r} cannot be streamed: {error}")
+            told = str(error) if isinstance(error, UserError | PlatformError | OSError) else repr(error)
+            self.error = UserError(f"Channel {self.channel!r} cannot be streamed: {told}")
 
     def _fill(self, epoch: EpochRecord) -> None:
         path = self._path()
@@ -151,7 +162,9 @@ class PipeFeeder:
                 epoch.end = "closed early"
             # Before its end is seen: who opens it later would wait for a writer that never comes.
             path.unlink(missing_ok=True)
-        except (UserError, PlatformError, OSError, zlib.error):
+        except _Stopped:
+            raise
+        except Exception:
             self._kept, descriptor = descriptor, -1
             raise
         finally:

@@ -1,5 +1,6 @@
 """The feeders and the mount of one attempt of a job: made before its hosts, gone after them."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from runtime.local.inputs.stream import PipeContent
 
 log = Log("local")
+
+END_S = 10.0
+"""For all feeders to end; they do at once, but for a store that does not answer."""
 
 
 class Inputs:
@@ -108,7 +112,10 @@ class Inputs:
         """End all that streams and mounts; does nothing the second time."""
         feeders, self._feeders = self._feeders, []
         for _, feeder in feeders:
-            feeder.stop()
+            feeder.tell()
+        deadline = time.monotonic() + END_S
+        for _, feeder in feeders:
+            feeder.stop(max(0.0, deadline - time.monotonic()))
         self.delivered += [InputRecord(host, feeder.channel, "Pipe", feeder.epochs) for host, feeder in feeders]
         for content in self._contents.values():
             content.close()

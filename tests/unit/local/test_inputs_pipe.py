@@ -415,3 +415,43 @@ def test_gzip_in_any_pieces(data, cuts):
         pieces.append(packed[at : at + step])
         at += step
     assert b"".join(unpack(iter(pieces), "x")) == data
+
+
+def test_whatever_goes_wrong_is_told_and_is_no_end_of_the_stream(tmp_path):
+    def pieces(_epoch: int):
+        yield b"first"
+        raise ZeroDivisionError("a mistake of ours")
+
+    feeder = PipeFeeder("train", tmp_path, pieces, lambda: 1)
+    feeder.start()
+    reader = os.open(tmp_path / "train_0", os.O_RDONLY)
+    try:
+        assert os.read(reader, 100) == b"first"
+        wait_for(lambda: feeder.error, "the error")
+        os.set_blocking(reader, False)
+        with pytest.raises(BlockingIOError):
+            os.read(reader, 100)
+        with pytest.raises(UserError, match="ZeroDivisionError"):
+            feeder.check()
+    finally:
+        feeder.stop()
+        os.close(reader)
+
+
+def test_a_source_that_does_not_answer_does_not_hold_up_the_end(tmp_path, capfd):
+    answer = threading.Event()
+
+    def pieces(_epoch: int):
+        yield b"first"
+        answer.wait(600)
+
+    feeder = PipeFeeder("train", tmp_path, pieces, lambda: 1)
+    feeder.start()
+    with (tmp_path / "train_0").open("rb", buffering=0) as reader:
+        assert reader.read(5) == b"first"
+        feeder.stop(0.2)
+    assert not (tmp_path / "train_0").exists()
+    assert "still waits for its data" in capfd.readouterr().err
+    answer.set()
+    feeder._thread.join()
+    feeder.stop()
