@@ -179,7 +179,7 @@ class Run:
                 raise UserError(f"run.data({channel!r}, {name}={value!r})", allowed=f"{name} is one of {choices}")
         weights = weights_of(channel)
         channels = [self.job.channel(name) for name in weights]
-        source, mix = open_channels(channels, list(weights.values()))
+        source, mix = open_channels(channels, list(weights.values()), whole=on_bad == "raise")
         channel = "+".join(weights)
         # Hosts of a sharded channel hold different files: only the ranks of one host share them.
         sharded = channels[0].distribution == "ShardedByS3Key" and self.place.num_hosts > 1

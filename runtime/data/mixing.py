@@ -15,12 +15,15 @@ from runtime.data.order import Blocks, Mixed
 from runtime.data.sources import Source, open_source
 
 
-def open_channels(channels: Sequence[Channel], weights: Sequence[float]) -> tuple[Source, Mix | None]:
+def open_channels(
+    channels: Sequence[Channel], weights: Sequence[float], *, whole: bool = True
+) -> tuple[Source, Mix | None]:
     """Open one channel, or several as one.
 
     Args:
         channels: at least one.
         weights: of each; what counts is their ratio, to a thousandth. Of a single channel it is not looked at.
+        whole: False: of a damaged shard, the samples before the damage are kept.
 
     Returns:
         The source, and how its parts are mixed if there are several.
@@ -29,7 +32,7 @@ def open_channels(channels: Sequence[Channel], weights: Sequence[float]) -> tupl
         UserError: as `open_source`; weights that are no shares; channels whose samples do not fit into one batch.
     """
     if len(channels) == 1:
-        return open_source(channels[0]), None
+        return open_source(channels[0], whole=whole), None
     names = [channel.name for channel in channels]
     if not channels or len(channels) > Mixed.PERIOD or not all(math.isfinite(w) and w > 0 for w in weights):
         raise UserError(
@@ -41,7 +44,7 @@ def open_channels(channels: Sequence[Channel], weights: Sequence[float]) -> tupl
             f"Channels {', '.join(map(repr, names))} are mixed, and some of them are ShardedByS3Key",
             allowed="channels that are mixed are all sharded, or all replicated",
         )
-    sources = [open_source(channel) for channel in channels]
+    sources = [open_source(channel, whole=whole) for channel in channels]
     return _Joined(names, sources), Mix(tuple(len(source) for source in sources), tuple(map(float, weights)))
 
 

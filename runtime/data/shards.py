@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.base.log import Log
-from runtime.data.formats.errors import malformed
+from runtime.data.formats.errors import FormatError, malformed
 from runtime.data.formats.parquet import HELD_BYTES, ParquetFile
-from runtime.data.formats.probe import SPAN_FORMATS, Found, probe
+from runtime.data.formats.probe import SPAN_FORMATS, SUFFIXES, Found, parse_content_type, probe
 from runtime.data.formats.samples import Format, IndexedReader, Sample
 from runtime.data.formats.tables import Csv
 from runtime.data.formats.tokens import TokenFile
@@ -34,15 +34,20 @@ BLOCKS_MIXED = 64
 """Such stretches whose samples are mixed: 256 MiB, which a page cache holds."""
 OPEN_FILES = 64
 """Shards that a process holds open; a channel may have more than a process may open."""
-LEFT_OUT = (".idx", ".lst", ".index", ".crc", ".md5")
-"""Side files of shards, which are no shards."""
+LEFT_OUT = (".idx", ".lst", ".index", ".crc", ".md5", ".md", "license", "readme")
+"""Ends of names of side files, which are no shards."""
 
 
 class SpanFile:
     """One shard whose samples are pieces of the file."""
 
-    def __init__(self, path: Path, form: Format) -> None:
+    def __init__(self, path: Path, form: Format, *, whole: bool = True) -> None:
         """Find the samples.
+
+        Args:
+            path: of the file.
+            form: its format.
+            whole: False: what lies before the first damage is kept, and a warning says what happened.
 
         Raises:
             FormatError: with file and offset.
@@ -57,12 +62,13 @@ class SpanFile:
             if isinstance(form, Csv):
                 form = form.head(window)
         with Window.open(path, capacity=1 << 16) as window:
-            first = list(itertools.islice(form.spans(window), 8))
+            first = list(itertools.islice(_until_damage(form.spans(window), quietly=True), 8))
         long = bool(first) and sum(size for _, size in first) / len(first) > LONG_SAMPLE
         self.path = path
         self._form = form
         with Window.open(path, capacity=HEADER_BYTES if long else MIB) as window:
-            spans = np.fromiter(itertools.chain.from_iterable(form.spans(window)), dtype=np.int64).reshape(-1, 2)
+            found = form.spans(window) if whole else _until_damage(form.spans(window))
+            spans = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64).reshape(-1, 2)
         self._begins = spans[:, 0].copy()
         self._sizes = (
             spans[:, 1].astype(np.uint32) if spans.size and spans[:, 1].max() < 1 << 32 else spans[:, 1].copy()
@@ -100,25 +106,36 @@ class SpanFile:
             self._file = None
 
 
+def _until_damage(spans: Iterator[tuple[int, int]], *, quietly: bool = False) -> Iterator[tuple[int, int]]:
+    count = 0
+    try:
+        for span in spans:
+            yield span
+            count += 1
+    except FormatError as error:
+        if not quietly:
+            log.warning(f"{count} samples of a damaged shard are used, the rest is left out: {error}")
+
+
 class Shards:
     """All shards of a channel."""
 
-    def __init__(self, root: Path, paths: Sequence[Path], found: Found, options: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, paths: Sequence[Path], found: Found, *, whole: bool = True) -> None:
         """Find the samples of every shard.
 
         Args:
             root: the channel's directory.
             paths: of the shards, in order.
-            found: their format.
-            options: parameters of the content type, such as ``length`` and ``dtype`` of tokens.
+            found: their format, with parameters of the content type such as ``length`` and ``dtype`` of tokens.
+            whole: False: of a damaged shard, the samples before the damage are kept.
 
         Raises:
             FormatError: with file and offset.
         """
         began = time.monotonic()
         self.format = found.format
-        self.options = options
-        opener = _opener(found.format, options)
+        options = self.options = found.parameters
+        opener = _opener(found.format, options, whole=whole)
         self._files = [opener(path) for path in paths]
         self._starts = [0]
         facts = hashlib.sha256(f"{found.format} {sorted(options.items())}\n".encode())
@@ -182,11 +199,13 @@ def list_shards(root: Path) -> list[Path]:
     for directory, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
         here = Path(directory)
-        found += [here / name for name in names if not name.startswith((".", "_")) and not name.endswith(LEFT_OUT)]
+        found += [
+            here / name for name in names if not name.startswith((".", "_")) and not name.lower().endswith(LEFT_OUT)
+        ]
     return sorted(found)
 
 
-def open_shards(name: str, root: Path, paths: Sequence[Path], content_type: str) -> Shards:
+def open_shards(name: str, root: Path, paths: Sequence[Path], content_type: str, *, whole: bool = True) -> Shards:
     """Open shards of one format.
 
     Args:
@@ -194,27 +213,35 @@ def open_shards(name: str, root: Path, paths: Sequence[Path], content_type: str)
         root: its directory.
         paths: at least one.
         content_type: of the channel; empty: by the bytes of the first shard that has any.
+        whole: False: of a damaged shard, the samples before the damage are kept.
 
     Raises:
         UserError: a format that cannot be told, or several.
     """
-    first = next((path for path in paths if path.stat().st_size), paths[0])
-    found = probe(first, content_type)
-    suffixes = {path.suffix.lower() for path in paths}
-    if len(suffixes) > 1 and not content_type:
-        others = {probe(next(path for path in paths if path.suffix.lower() == suffix)).format for suffix in suffixes}
-        if len(others) > 1:
+    told, _ = parse_content_type(content_type)
+    wanted = told or ("tar" if any(path.suffix.lower() == ".tar" for path in paths) else "")
+    # Tools put tables, captions and figures beside their shards, by other ends of the name.
+    shards = [path for path in paths if SUFFIXES.get(path.suffix.lower()) == wanted] or list(paths)
+    if len(shards) < len(paths):
+        others = sorted({path.suffix for path in paths} - {path.suffix for path in shards})
+        what = f"{len(paths) - len(shards)} files ({', '.join(others)}) beside the shards are left out"
+        log.info(f"channel {name!r}: {what}")
+    found = probe(next((path for path in shards if path.stat().st_size), shards[0]), content_type)
+    suffixes = {path.suffix.lower() for path in shards}
+    if len(suffixes) > 1 and not told:
+        forms = {probe(next(path for path in shards if path.suffix.lower() == suffix)).format for suffix in suffixes}
+        if len(forms) > 1:
             raise UserError(
-                f"Channel {name!r} holds files of several formats: {', '.join(sorted(others))}",
+                f"Channel {name!r} holds files of several formats: {', '.join(sorted(forms))}",
                 allowed="one format in a channel",
                 fix="give each its own channel",
             )
-    return Shards(root, paths, found, found.parameters)
+    return Shards(root, shards, found, whole=whole)
 
 
-def _opener(form: str, options: Mapping[str, str]) -> Callable[[Path], IndexedReader]:
+def _opener(form: str, options: Mapping[str, str], *, whole: bool) -> Callable[[Path], IndexedReader]:
     if form in SPAN_FORMATS:
-        return lambda path: cast(IndexedReader, SpanFile(path, SPAN_FORMATS[form]()))
+        return lambda path: cast(IndexedReader, SpanFile(path, SPAN_FORMATS[form](), whole=whole))
     if form == "parquet":
         return lambda path: cast(IndexedReader, ParquetFile(path))
     if form in ("tokens", "npy"):

@@ -62,8 +62,12 @@ class Source(Protocol):
         ...
 
 
-def open_source(channel: Channel) -> Source:
+def open_source(channel: Channel, *, whole: bool = True) -> Source:
     """Look at what is in a channel and open it.
+
+    Args:
+        channel: of the job.
+        whole: False: of a damaged shard, the samples before the damage are kept.
 
     Raises:
         UserError: nothing there, or nothing that we can read.
@@ -88,7 +92,7 @@ def open_source(channel: Channel) -> Source:
             return _ImageFolders(root, images)
     paths = list_shards(root)
     if paths and told != "images":
-        return _ShardSamples(open_shards(channel.name, root, paths, channel.content_type), channel)
+        return _ShardSamples(open_shards(channel.name, root, paths, channel.content_type, whole=whole), channel)
     found = sorted(path.name for path in root.iterdir())[:5]
     what = f"it holds {', '.join(found)}" if found else "it is empty"
     raise UserError(

@@ -1,14 +1,13 @@
 """What a training step sees of a sample: ``(x, y)``, chosen from the fields that the channel's first sample has."""
 
-import io
 import math
-import zipfile
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from runtime.base.errors import UserError
+from runtime.data.formats.npy import NpyError, read_array
 from runtime.data.formats.samples import KEY, Sample, Sparse
 from runtime.data.images import BadSample, decode_image, mode_of
 
@@ -118,8 +117,8 @@ class _Npy:
 
     def look(self, sample: Sample, name: str, index: int) -> tuple[Any, Any]:
         try:
-            x = np.load(io.BytesIO(cast(bytes, _field(sample, "npy", name))), allow_pickle=False)
-        except (ValueError, EOFError, OSError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
+            x = read_array(cast(bytes, _field(sample, "npy", name)))
+        except NpyError as error:
             raise BadSample(f"{name}: its .npy is unreadable: {error}") from error
         y = _label(_field(sample, self._label, name), name, whole=True) if self._label else np.asarray(index)
         return x, y

@@ -79,13 +79,13 @@ class ParquetFile:
             self._held[group] = self._group(group)
             while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > HELD_BYTES:
                 self._held.popitem(last=False)
-        return self._held[group].slice(index - self._starts[group], 1).to_pylist()[0]
+        return self._rows(self._held[group].slice(index - self._starts[group], 1))[0]
 
     def __iter__(self) -> Iterator[Sample]:
         """Yield all rows."""
         for group in range(len(self._starts) - 1):
             for batch in self._group(group).to_batches(1024):
-                yield from batch.to_pylist()
+                yield from self._rows(batch)
 
     def blocks(self, size: int) -> npt.NDArray[np.int64]:
         """Return the numbers of the first rows of the row groups, whatever their size."""
@@ -97,6 +97,12 @@ class ParquetFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _rows(self, table: Any) -> list[Sample]:  # noqa: ANN401 - an Arrow table, or a batch of one
+        try:
+            return table.to_pylist()
+        except (_pyarrow().ArrowException, ValueError, OverflowError) as error:  # such as text that is no UTF-8
+            raise self._damaged(error) from error
 
     def _group(self, number: int) -> Any:  # noqa: ANN401 - an Arrow table
         arrow = _pyarrow()

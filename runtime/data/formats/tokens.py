@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.data.formats.errors import malformed
+from runtime.data.formats.npy import NpyError, read_header
 from runtime.data.formats.samples import Sample
 
 _LLMC_MAGIC, _LLMC_BYTES = 20240520, 1024
@@ -111,15 +112,10 @@ def _layout(file: str, head: bytes, size: int, dtype: np.dtype[np.generic]) -> t
 
 
 def _npy(file: str, head: bytes) -> tuple[int, np.dtype[np.generic], int]:
-    import io
-
-    stream = io.BytesIO(head)
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(stream)
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-        raise malformed(file, 0, f"no readable .npy header: {error}") from error
+        begin, shape, dtype, _ = read_header(head)
+    except NpyError as error:
+        raise malformed(file, 0, str(error)) from error
     if len(shape) != 1:
         raise malformed(file, 0, f"an array of shape {shape}: tokens have one dimension")
-    return stream.tell(), dtype, shape[0]
+    return begin, dtype, shape[0]

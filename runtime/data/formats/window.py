@@ -20,6 +20,10 @@ MOST_BYTES = 1 << 31
 """Longest record that is believed; no batch holds anything bigger, and a broken length usually is."""
 
 
+MOST_UNPACKED_BYTES = 1 << 28
+"""The same for input that is unpacked on the way: a few kilobytes of it may claim anything, and keep the claim."""
+
+
 class Readable(Protocol):
     """The least that input must offer. ``readinto`` and ``seek`` are used where they are there."""
 
@@ -49,6 +53,8 @@ class Window:
         """
         self.name = name
         self.size = size
+        self.most = MOST_BYTES
+        """Longest record that is believed."""
         self.begin = 0
         self.end = 0
         self.buffer: bytearray | bytes = bytearray(capacity)
@@ -78,6 +84,7 @@ class Window:
             packed = io.BufferedReader(raw, MIB)
             window = cls(gzip.GzipFile(fileobj=packed), str(path), capacity=capacity)
             window._below = packed
+            window.most = MOST_UNPACKED_BYTES
             return window
         return cls(raw, str(path), size=found.st_size if regular else None, capacity=capacity)
 
@@ -126,7 +133,7 @@ class Window:
         self._move_to_front(have, count)
         while self.end < count:
             if self.end == len(self.buffer):
-                self._resize(min(count, 2 * len(self.buffer)))
+                self._resize(2 * len(self.buffer))
             got = self._fill()
             if not got:
                 self._over = True
@@ -138,7 +145,7 @@ class Window:
         """Consume exactly `count` bytes.
 
         Args:
-            count: at most `MOST_BYTES`.
+            count: at most `most`.
             what: they are, for the message.
 
         Raises:
@@ -153,8 +160,8 @@ class Window:
         """Have `count` bytes in the buffer, or say that the input is truncated."""
         if self.end - self.begin >= count:
             return
-        if count > MOST_BYTES:
-            raise malformed(self.name, self.offset, f"{what} claims {count} bytes, more than {MOST_BYTES}")
+        if count > self.most:
+            raise malformed(self.name, self.offset, f"{what} claims {count} bytes, more than {self.most}")
         left = self.left
         if left is None or left >= count:
             left = self.want(count)

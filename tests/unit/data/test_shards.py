@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,37 @@ def test_a_damaged_shard_stops_the_start_with_file_and_offset(tmp_path: Path) ->
         open_source(Channel("train", str(root)))
 
 
-def test_several_formats_in_a_channel_are_refused(tmp_path: Path) -> None:
+def test_what_lies_before_the_damage_is_used_when_bad_samples_may_be_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ("tar", "tfrecord", "csv"):
+        root = write(tmp_path / form, form, FORMS[form])
+        path = root / f"part-001.{form}"
+        data = path.read_bytes()
+        path.write_bytes(
+            data[: -len(data) // 4] if form == "tar" else data[:-1] if form == "tfrecord" else data + b'"x'
+        )
+        source = open_source(Channel("train", str(root)), whole=False)
+        assert {"tar": COUNT - 2, "tfrecord": COUNT - 1, "csv": COUNT}[form] - len(source) in (0, 1, -1)
+        assert re.search(r"\d samples of a damaged shard are used.*part-001", capsys.readouterr().err)
+        for n in range(len(source)):
+            source.read(n)
+
+
+def test_side_files_of_other_tools_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write(tmp_path / "c", "tar", FORMS["tar"])
+    write(root, "parquet", FORMS["parquet"])
+    (root / "part-000_stats.json").write_text("{}")
+    (root / "README.md").write_text("# ours")
+    assert len(open_source(Channel("train", str(root)))) == COUNT
+    assert "files (.json, .parquet) beside the shards are left out" in capsys.readouterr().err
+    assert open_source(Channel("train", str(root), content_type="application/x-parquet")).images is False
+
+
+def test_several_formats_in_a_channel_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "c", "jsonlines", FORMS["jsonlines"])
     write(root, "csv", FORMS["csv"])
-    with pytest.raises(UserError, match="files of several formats: csv, tar"):
+    with pytest.raises(UserError, match="files of several formats: csv, jsonlines"):
         open_source(Channel("train", str(root)))
 
 
@@ -263,3 +291,20 @@ def _over(source: Any) -> Data:
     values: dict[str, Any] = {"name": "train", "seed": 0, "shuffle": True, "workers": 0, "on_bad": "raise"}
     values |= {"transform": None, "device": torch.device("cpu"), "sample": 0, "hooks": Hooks()}
     return Data(source, division=Division(4, 0, 1), **values)
+
+
+def test_arrays_in_a_tar_shard_are_checked_before_they_are_made(tmp_path: Path) -> None:
+    def npy(array: np.ndarray[Any, Any]) -> bytes:
+        out = io.BytesIO()
+        np.save(out, array)
+        return out.getvalue()
+
+    good = npy(np.asfortranarray(np.arange(6).reshape(2, 3)))
+    absurd = npy(np.zeros(9, np.float32)).replace(b"(9,)", b"(9999999999999,)", 1)
+    samples = [{"__key__": str(n), "npy": data, "cls": "1"} for n, data in enumerate((good, absurd, good[:-1]))]
+    source = open_source(Channel("train", str(write(tmp_path / "c", "tar", samples))))
+    x, y = source.read(0)
+    assert (x.tolist(), int(y)) == ([[0, 1, 2], [3, 4, 5]], 1)
+    for n in (1, 2):
+        with pytest.raises(BadSample, match=r"its \.npy is unreadable"):
+            source.read(n)

@@ -124,6 +124,21 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
             list(SPAN_FORMATS["jsonlines"]().samples(window))
 
 
+def test_a_few_packed_bytes_do_not_become_gigabytes(tmp_path: Path) -> None:
+    """A gzip bomb: 1 MiB of zeros behind the header of a tar member of 1 GiB, and a line that never ends."""
+    import tarfile
+
+    info = tarfile.TarInfo("1.txt")
+    info.size = 1 << 30
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)))
+    with Window.open(path) as window, pytest.raises(FormatError, match="claims 1073741824 bytes, more than 268435456"):
+        list(SPAN_FORMATS["tar"]().samples(window))
+    path.write_bytes(gzip.compress(b"{" + b" " * (65 << 20)))
+    with Window.open(path) as window, pytest.raises(FormatError, match="a line of more than 67108864 bytes"):
+        list(SPAN_FORMATS["jsonlines"]().samples(window))
+
+
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     name = draw(st.sampled_from(NAMES))
