@@ -21,6 +21,7 @@ import pytest
 from runtime.testing import must, wait_until
 from tests.container.check_images import build
 from tests.container.sdks import Client, Fit, environ_of, find_sdk, real_compose, real_plugin, stand_in
+from tests.left_out import has_compose_plugin
 from tests.s3 import bridge_gateway, bucket_at, serve
 
 pytestmark = pytest.mark.container
@@ -100,7 +101,7 @@ def wheel(directory: Path) -> None:
 
 
 REAL = {"compose": real_compose, "plugin": real_plugin}
-"""docker-compose 1, and the plugin of version 2 where a machine has it."""
+"""docker-compose 1, and the plugin of version 2 where a machine has it; `tests.left_out` says when it has not."""
 
 
 @dataclass
@@ -271,7 +272,7 @@ def client(version: int, through: str, place: Path) -> Client:
     return Client(version, python, place, compose)
 
 
-@pytest.fixture(scope="module", params=["stand-in", *REAL])
+@pytest.fixture(scope="module", params=["stand-in", "compose", *(["plugin"] if has_compose_plugin() else [])])
 def through(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -545,6 +546,18 @@ def test_ctrl_c_leaves_nothing(place: Path, image: str):
         process.wait()
     (record,) = place.glob("waits/*/slipway/*/job.json")
     wait_until(lambda: json.loads(record.read_text())["status"] == "Stopped", "the record")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_example(place: Path, image: str, version: int):
+    sdk = client(version, "stand-in", place)
+    script = Path(__file__).parents[2] / "examples/local_mode.py"
+    words = [sdk.words({})[0], str(script), image, "src", "data", "--output", "out", "--hosts", "2"]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, check=False, env=sdk.environ(), timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    fit = Fit(done.stdout, "", done.stdout.splitlines()[-1], place / "out")
+    assert {"of-0", "of-1"} <= fit.members()
+    assert fit.seen()["argv"] == ["--lr", "0.1"]
 
 
 CHOICE = """
