@@ -11,6 +11,7 @@ from runtime.local.request.spec import NOWHERE, ChannelSpec
 from runtime.local.s3 import S3Uri, is_s3, parse_s3_uri
 
 CHANNEL_PATTERN = re.compile(r"[A-Za-z0-9.\-_]{1,64}")
+MOST_CHANNELS = 20
 
 
 def read_channels(root: Node, default_mode: str) -> tuple[ChannelSpec, ...]:
@@ -24,6 +25,8 @@ def read_channels(root: Node, default_mode: str) -> tuple[ChannelSpec, ...]:
         UserError: it names the key.
     """
     channels = tuple(_channel(node, default_mode) for node in root.children("InputDataConfig"))
+    if len(channels) > MOST_CHANNELS:
+        raise UserError(f"InputDataConfig has {len(channels)} channels", allowed=f"the API takes {MOST_CHANNELS}")
     names = [channel.name for channel in channels]
     for name in names:
         if names.count(name) > 1:

@@ -199,3 +199,10 @@ def test_a_processing_input_may_be_a_manifest(place):
     source |= {"S3InputMode": "File", "S3CompressionType": "Gzip"}
     with pytest.raises(UserError, match="in Pipe mode only"):
         parse_request(request, "docker")
+
+
+def test_the_api_takes_twenty_channels(place):
+    words = [word for number in range(20) for word in ("--channel", f"c{number}={place}/data")]
+    assert len(parsed(place, *words).channels) == 20
+    with pytest.raises(UserError, match="takes 20"):
+        parsed(place, *words, "--channel", f"more={place}/data")
