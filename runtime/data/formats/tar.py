@@ -23,8 +23,10 @@ from runtime.data.formats.window import MOST_BYTES, Window
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_FIELDS = struct.Struct("100s24x11sB12x6sBBB")
+_FIELDS = struct.Struct("100s24x11sB12x6s2sB")
 """Name, size and its end, checksum, the two bytes behind its digits, and type of a header."""
+_ENDS = b"\0 "
+"""Behind the checksum's digits, as most tools write them."""
 _FILE = 0x30
 _REGULAR = (_FILE, 0, 0x37)
 _DIRECTORY, _LABEL = 0x35, 0x56
@@ -74,8 +76,10 @@ class TarShards:
             # A plain member that lies in the buffer as a whole; everything else is left to `_step`, which says why.
             buffer, view, at, end = window.buffer, window.view, window.begin, window.end
             while end - at > BLOCK:
-                raw, octal, stop, check, end1, end2, kind = unpack(buffer, at)
-                if kind != _FILE or stop > 32 or buffer[at + 345]:
+                raw, octal, stop, check, ends, kind = unpack(buffer, at)
+                if kind != _FILE or ends != _ENDS or stop not in (0, 32) or buffer[at + 345]:
+                    break
+                if not (octal.isdigit() and check.isdigit()):
                     break
                 try:
                     size, told = int(octal, 8), int(check, 8)
@@ -85,7 +89,7 @@ class TarShards:
                 after = data + (size + 511 & ~511)
                 if after > end or size < 0:
                     break
-                if adler32(view[at:data]) & 0xFFFF != (told + sum(check) + end1 + end2 - 255) % 65521:
+                if adler32(view[at:data]) & 0xFFFF != (told + sum(check) + 32 - 255) % 65521:
                     break
                 name = raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
                 key, _, extension = name.partition(".")
