@@ -34,6 +34,7 @@ def describe(record: JobRecord) -> str:
         if record.paths.get(name):
             label = {"job": "job.json", "work": "trees"}.get(name, name)
             lines.append(f"  {label:<10} {record.paths[name]}")
+    lines += [f"  uploaded   {uri}" for uri in record.uploaded.values()]
     return "\n".join(lines)
 
 

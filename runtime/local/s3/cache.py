@@ -9,6 +9,7 @@ Nothing in it is ever changed in place. It may be removed whenever no run uses i
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -185,7 +186,9 @@ class S3Cache:
                 if parent not in made:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     made.add(parent)
-                os.link(source, target)
+                _link(source, target)
+            for parent, _, _ in os.walk(aside / "data"):
+                os.chmod(parent, 0o755)  # noqa: S103 - an image may run as another user, whatever our umask
             (aside / "FORMAT").write_text(f"{FORMAT}\n", encoding="utf-8")
             if tree.exists():
                 if _is_whole(tree, found):
@@ -199,6 +202,15 @@ class S3Cache:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return tree / "data"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copy2(source, target)  # a file system without hard links
 
 
 def nothing_there(client: S3Client, prefix: S3Uri, where: str) -> UserError:
@@ -297,8 +309,6 @@ def _locked(partial: Path) -> Generator[BinaryIO]:
 
 
 def _explain(error: OSError, what: str, path: Path) -> UserError | PlatformError:
-    import errno
-
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"No space left for {what} in {path.parent}", fix="set SLIPWAY_CACHE_DIR to a larger disk")
     if error.errno == errno.ENAMETOOLONG:

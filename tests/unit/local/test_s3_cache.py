@@ -282,3 +282,28 @@ def test_nothing_of_boto3_is_logged_at_our_root(s3: FakeS3, fetch: Fetch):
     before = list(logging.getLogger().handlers)
     fetch("d")
     assert logging.getLogger().handlers == before
+
+
+def test_a_file_system_without_hard_links(s3: FakeS3, fetch: Fetch, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(module.errno.EPERM, "no links here")
+
+    monkeypatch.setattr(module.os, "link", refuse)
+    s3.put_all({"d/a": b"1", "d/e/b": b"2"})
+    first = fetch("d")
+    assert content(first) == {"a": b"1", "e/b": b"2"}
+    assert fetch("d") == first
+
+
+def test_another_user_can_read_whatever_our_umask(s3: FakeS3, fetch: Fetch):
+    s3.put_all({"d/deep/a": b"1"})
+    before = os.umask(0o077)
+    try:
+        tree = fetch("d")
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o777) for path in (tree, tree / "deep", tree / "deep/a")] == [
+        "0o755",
+        "0o755",
+        "0o444",
+    ]
