@@ -106,6 +106,12 @@ def probe_window(window: Window, path: Path, content_type: str = "") -> Found:
         if not window.end:
             raise
     head = bytes(window.view[window.begin : min(window.end, window.begin + HEAD_BYTES)])
+    if head.lstrip().startswith(b"[") and (by_suffix == "jsonlines" or head.lstrip()[1:].lstrip().startswith(b"{")):
+        raise UserError(
+            f"{path} is one JSON array, which must be read as a whole",
+            allowed="JSON lines: one object on each line",
+            fix=f"jq -c '.[]' {path.name} > {path.stem}.jsonl",
+        )
     found = _by_bytes(head, by_suffix, str(path))
     if found is None and by_suffix and (not head or by_suffix == "tokens"):
         found = Found(by_suffix, f"{path.name} is called so" + ("" if head else " and empty"), parameters)

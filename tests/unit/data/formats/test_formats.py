@@ -115,6 +115,14 @@ def test_bytes_of_no_format_say_what_to_do(tmp_path: Path) -> None:
         probe(path)
 
 
+@pytest.mark.parametrize(("name", "text"), [("x.json", "[1, 2]"), ("x", '\n[ {"a": 1}]')])
+def test_a_json_array_is_no_table(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"is one JSON array.*Fix: jq -c '\.\[\]' x.* > x\.jsonl"):
+        probe(path)
+
+
 def test_damaged_gzip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl.gz"
     whole = gzip.compress(written("jsonlines"))
