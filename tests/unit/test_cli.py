@@ -45,7 +45,9 @@ def test_help_lists_only_what_is_there(capsys: pytest.CaptureFixture[str]):
         cli.main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert all(f"    {verb} " in text for verb in ("run", "check", "clean", "compose", "plan", "doctor", "index", "report"))
+    assert all(
+        f"    {verb} " in text for verb in ("run", "check", "clean", "compose", "plan", "doctor", "index", "report")
+    )
     assert not any(f"    {verb} " in text for verb in ("convert", "inspect", "uri"))
 
 
