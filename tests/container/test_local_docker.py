@@ -231,6 +231,7 @@ def test_a_host_finds_what_the_service_gives(run: Run, place: Path):
     assert set(files) == {
         *("hyperparameters.json", "inputdataconfig.json", "resourceconfig.json"),
         *("metric-definition-regex.json", "checkpointconfig.json"),
+        *("init-config.json", "trainingjobconfig.json", "upstreamoutputdataconfig.json"),
     }
     common = {"RecordWrapperType": "None"}
     assert files["inputdataconfig.json"] == {
