@@ -56,6 +56,10 @@ class _State:
     def __init__(self) -> None:
         self.causes: list[Cause] = []
         self.done_hosts: set[str] = set()
+        self.content_hosts: set[str] = set()
+        """Hosts that know of all others that they are done."""
+        self.content_at = 0.0
+        """When we knew that ourselves."""
         self.ended_hosts: set[str] = set()
         self.stop_reason = ""
         self.stop_deadline = 0.0
@@ -271,6 +275,8 @@ class Supervisor:
             self._on_stop(f"{event.body['stop']} on {event.host}", tell=False)
         elif "done" in event.body:
             self._state.done_hosts.add(event.host)
+        elif "all_done" in event.body:
+            self._state.content_hosts.add(event.host)
         elif "ended" in event.body:
             self._state.ended_hosts.add(event.host)
         elif "stand" in event.body:
@@ -465,7 +471,21 @@ class Supervisor:
         if waiting and time.monotonic() - state.done_at > self._settings.end_wait_s:
             log.warning(f"{', '.join(waiting)} still at work after {self._settings.end_wait_s:g} s: ending alone")
             return True
-        return not waiting
+        return not waiting and self._all_content(time.monotonic())
+
+    def _all_content(self, now: float) -> bool:
+        """Whether all hosts that are left know that all are done: what we have said may still be on its way.
+
+        After a short outage it waits in the kernel for the next attempt, and would be lost with our container.
+        """
+        state, peers = self._state, self._peers
+        if peers is None:
+            return True
+        if not state.content_at:
+            state.content_at = now
+            self._tell(all_done=True)
+        waiting = [host for host in peers.present if host not in state.content_hosts]
+        return not waiting or now > state.content_at + self._settings.silence_s
 
     def _agreed(self, now: float) -> bool:
         """Whether every host that is left knows what we know: then all report the same cause."""
