@@ -186,8 +186,8 @@ def put_file_systems(request: dict[str, Any], texts: Iterable[str]) -> None:
     entries = cast("list[Any]", request.get("InputDataConfig") or [])
     seen: list[str] = []
     for entry in entries:
-        source = cast("dict[str, Any]", entry).get("DataSource") or {} if isinstance(entry, dict) else {}
-        system = source.get("FileSystemDataSource")
+        source = cast("dict[str, Any]", entry).get("DataSource") if isinstance(entry, dict) else None
+        system = cast("dict[str, Any]", source).get("FileSystemDataSource") if isinstance(source, dict) else None
         if not isinstance(system, dict):
             continue
         facts = cast("dict[str, Any]", system)

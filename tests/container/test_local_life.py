@@ -87,7 +87,6 @@ LOOKS = {
     "full": lambda: write(step) == errno.ENOSPC,
     "free": lambda: write(step) not in (errno.ENOSPC,),
     "slow": lambda: write(step) > 0.5,
-    "settled": lambda: time.monotonic() - seen_at > 8,
     "later": lambda: step > 200,
     "fast": lambda: write(step) < 0.4,
 }
@@ -174,8 +173,7 @@ def test_latency_comes_and_goes(watch: Callable[..., SimpleNamespace], place: Pa
 
 @needs_root
 def test_packets_that_are_dropped_come_back(watch: Callable[..., SimpleNamespace], place: Path):
-    # TCP backs off: a launcher that left at once could not be heard by the other any more.
-    record = watch("drop:algo-2@step:3+4s", all="gone near settled")
+    record = watch("drop:algo-2@step:3+4s", all="gone near")
     assert record.status == "Completed", record.failure_reason
 
 
