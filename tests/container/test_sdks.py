@@ -147,6 +147,7 @@ if "fail" in sys.argv:
     (pathlib.Path("/opt/ml/output") / "message").write_text("told to fail")
     raise ValueError("told to fail")
 """
+PROCESS_IMAGE = "slipway-process:test"
 ARGUMENTS = ["--name", "two words", "--text", 'a "quoted" ; *', "--empty", ""]
 
 
@@ -199,7 +200,7 @@ def processing_jobs(place: Path, image: str, store: Store, through: str) -> dict
     jobs = {
         "processed": {"kind": "script", "arguments": ARGUMENTS},
         "bare": {**with_code, "entrypoint": entrypoint, "arguments": ["one"], "hosts": 2},
-        "no-entrypoint": {**with_code, "image": f"{image}-process"},
+        "no-entrypoint": {**with_code, "image": PROCESS_IMAGE},
         "unprocessed": {"kind": "script", "arguments": ["fail"]},
         "not-asked": {},
     }
@@ -281,8 +282,7 @@ def through(request: pytest.FixtureRequest) -> str:
 def processing_image(image: str) -> str:
     """Our image as a processing image is: what the job names is its program, else its own."""
     script = "/opt/ml/processing/input/code/process.py"
-    build(f"{image}-process", f'FROM {image}\nENTRYPOINT ["process"]\nCMD ["python3", "{script}", "by default"]\n')
-    return f"{image}-process"
+    return build(PROCESS_IMAGE, f'FROM {image}\nENTRYPOINT ["process"]\nCMD ["python3", "{script}", "by default"]\n')
 
 
 def containers_below(place: Path) -> list[str]:
