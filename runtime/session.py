@@ -73,6 +73,7 @@ class Run:
         self._resumed_step = 0
         self._pending: PendingBits | None = None
         self._data: list[Data] = []
+        self._on_bad: dict[str, OnBad] = {}
         self._fed_by: _DataHooks | None = None
         self._epochs_asked: int | None = None
         self._device: torch.device | None = None
@@ -158,7 +159,9 @@ class Run:
             shuffle: False keeps the order of the index.
             workers: loader processes per rank; ``auto``: CPUs per rank less one, at most 8; 0: in this process.
             last: the last global batch: ``short`` divides it evenly, ``pad`` fills it up, ``drop`` leaves it out.
-            on_bad: an unreadable sample: ``raise`` ends the job and names the file, ``skip`` counts and warns.
+            on_bad: an unreadable sample: ``raise`` ends the job and names the file; ``skip`` makes its batch smaller,
+                ``replace`` puts another one in its place (as padding), and both count, warn, keep its name in
+                ``/opt/ml/output/data`` and end the job beyond slipway_bad_most and slipway_bad_share.
             transform: from a sample's array to a tensor, or from a whole record to ``(x, y)``; None: images become
                 float32 in [0, 1], channels first.
 
@@ -168,12 +171,13 @@ class Run:
         from runtime.data.loader import Data
         from runtime.data.mixing import open_channels, weights_of
         from runtime.data.order import Division
+        from runtime.data.policy import ON_BAD, BadSamples, Bounds, record_name
 
         if batch_size < 1:
             raise UserError(f"run.data({channel!r}, batch_size={batch_size})", allowed="batch_size is at least 1")
         for name, value, choices in (
             ("last", last, ("short", "pad", "drop")),
-            ("on_bad", on_bad, ("raise", "skip")),
+            ("on_bad", on_bad, ON_BAD),
         ):
             if value not in choices:
                 raise UserError(f"run.data({channel!r}, {name}={value!r})", allowed=f"{name} is one of {choices}")
@@ -201,7 +205,14 @@ class Run:
             sample=self._settings.sample,
             hooks=_DataHooks(self, sharded=sharded),
             mix=mix,
+            bad=BadSamples(
+                channel,
+                len(source),
+                Bounds(self._settings.bad_most, self._settings.bad_share),
+                Path(self.job.paths.output_data) / record_name(self.rank) if self.job.under_contract else None,
+            ),
         )
+        self._on_bad[channel] = on_bad
         log.info(
             f"channel {channel!r}: {data.num_samples} of {data.num_samples_in_channel} samples, global batch "
             f"{data.global_batch} over {self.world_size} ranks{' (each host its own files)' if sharded else ''}"
@@ -333,6 +344,9 @@ class Run:
         """End in good order, with all ranks."""
         self._metrics.close()
         self._write_summary()
+        self._share_bad_samples(judge=False)  # the work is done: nothing is won by throwing it away
+        if self.rank == 0:
+            self._tell_bad_samples()
         if self._pending is not None:
             self._pending.result()
             self._pending = None
@@ -341,6 +355,7 @@ class Run:
 
     def abandon(self) -> None:
         """End without the others: only what is ours alone."""
+        self._tell_bad_samples()
         self._timer.close()
 
     # --- inside -------------------------------------------------------------------------------------------------
@@ -370,10 +385,26 @@ class Run:
         if not self._checkpointer.active or self._checkpointer.saved_step == self._step:
             return
         self._timer.enter("checkpoint")
+        self._share_bad_samples()
         seconds, size = self._checkpointer.save(self._step)
         self._timer.enter("other")
         self._timer.event("checkpoint", step=self._step, seconds=round(seconds, 6), bytes=size)
         self._report_progress()
+
+    def _share_bad_samples(self, *, judge: bool = True) -> None:
+        """Let every rank know what all have found; every rank calls this at the same points of the job."""
+        if self.world_size > 1 and not self.world.joined:
+            return
+        told = self.world.gather([(data.name, data.bad.fresh()) for data in self._data])
+        for data in self._data:
+            found = [bad for rank in told for name, some in rank if name == data.name for bad in some]
+            data.bad.hear(found, judge=judge)
+
+    def _tell_bad_samples(self) -> None:
+        for data in self._data:
+            summary = data.bad.summary(self._on_bad[data.name])
+            if summary:
+                log.warning(summary)
 
     def _at_end(self) -> bool:
         return 0 < self._settings.max_steps <= self._step

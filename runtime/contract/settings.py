@@ -57,6 +57,8 @@ class Settings:
     profile_interval_ms: int = 500
     max_steps: int = 0
     sample: int = 0
+    bad_most: int = 1000
+    bad_share: float = 0.01
     resume: str = "auto"
     keep_checkpoints: int = 3
 
@@ -132,6 +134,9 @@ MEANINGS = {
     "profile_interval_ms": "milliseconds between samples of the machine (the service's default)",
     "max_steps": "end after this many steps, as if the data were used up; 0 = no limit",
     "sample": "use only this many samples of every channel; 0 = all",
+    "bad_most": "unreadable samples with which a job goes on where run.data(on_bad=...) allows some; more names than "
+    "this nobody looks at",
+    "bad_share": "the same as a share of the samples read, beyond the first ten; more is no accident but a broken copy",
     "resume": "auto = continue from the newest complete checkpoint; off = begin anew",
     "keep_checkpoints": "complete checkpoints that are kept; at least 1",
 }
@@ -164,6 +169,8 @@ LEAST = {
     "metrics_every_s": 0,
     "max_steps": 0,
     "sample": 0,
+    "bad_most": 0,
+    "bad_share": 0,
 }
 """The smallest value of each number; ports have a range of their own."""
 

@@ -39,8 +39,10 @@ def decode_image(image: Path | bytes, mode: str, name: str) -> Array:
 
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return np.asarray(_in_mode(opened, mode, name))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return np.array(_in_mode(opened, mode, name))  # a copy: a transform may write into it
+    except BadSample:
+        raise
+    except Exception as error:  # damaged bytes make the decoders of Pillow raise anything
         raise BadSample(f"{name} is no readable image: {error}") from error
 
 
@@ -51,7 +53,7 @@ def mode_of(image: Path | bytes) -> str:
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return _MODES.get(opened.mode, "RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except Exception:
         return ""
 
 

@@ -1,10 +1,11 @@
 """`run.data`: batches of one channel on this rank's device, resumable to the batch."""
 
 import contextlib
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from runtime.data.order import (
     order_key,
     slice_batches,
 )
+from runtime.data.policy import Bad, BadSamples, OnBad
 from runtime.data.sources import BadSample, Source
 
 if TYPE_CHECKING:
@@ -34,10 +36,11 @@ log = Log("data")
 
 STATE_FORMAT = 2
 """Format 1 counted batches of one size, in an order that no released version used."""
-OnBad = Literal["raise", "skip"]
 Transform = Callable[[Any], Any]
 AUTO_WORKERS_MOST = 8
 """More loader workers per rank than this rarely decode faster than one GPU trains; set `workers` to go beyond."""
+SUBSTITUTES_TRIED = 64
+"""Samples that are tried in place of an unreadable one; when none of them can be read, the data is broken."""
 
 
 class Batch(tuple[Any, Any]):
@@ -47,9 +50,14 @@ class Batch(tuple[Any, Any]):
     """
 
     padding: int = 0
-    """How many of the last samples are repeats, to be kept out of counts and metrics."""
-    skipped: int = 0
-    """Samples that could not be read and are missing here (only with ``on_bad="skip"``)."""
+    """How many of the last samples are repeats or substitutes, to be kept out of counts and metrics."""
+    bad: tuple[Bad, ...] = ()
+    """Samples that belong here and could not be read."""
+
+    @property
+    def skipped(self) -> int:
+        """How many samples that belong here could not be read (only with ``on_bad`` ``skip`` or ``replace``)."""
+        return len(self.bad)
 
     @property
     def num_samples(self) -> int:
@@ -99,6 +107,7 @@ class Data:
         sample: int,
         hooks: "Hooks",
         mix: Mix | None = None,
+        bad: BadSamples | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -116,6 +125,7 @@ class Data:
             sample: use only this many samples, spread evenly; 0: all.
             hooks: what the Run wants to know of our progress.
             mix: the parts of `source`, if it is several channels.
+            bad: keeps what cannot be read; None: by the default bounds, and in no file.
         """
         self.name = name
         self.classes = source.classes
@@ -134,6 +144,8 @@ class Data:
         self._hooks = hooks
         self._state = DataState(0, 0)
         self.skipped = 0
+        """Unreadable samples that this rank met, over all epochs."""
+        self.bad = BadSamples(name, len(source)) if bad is None else bad
         self._agreed: Extent | None = None
 
     @property
@@ -200,6 +212,8 @@ class Data:
                     break
                 if isinstance(batch, UserError):
                     raise batch
+                self.skipped += batch.skipped
+                self.bad.add(batch.bad, batch.num_samples + batch.skipped, self.epoch, self._on_bad)
                 batch = self._to_device(batch)
                 left -= 1
                 self._state = self._state._replace(consumed=self._state.consumed + self._division.global_batch)
@@ -229,6 +243,7 @@ class Data:
             "shards": self._division.shards,
             "epoch": self._state.epoch,
             "consumed": self._state.consumed,
+            **({"bad": bad} if (bad := self.bad.state()) else {}),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -258,6 +273,7 @@ class Data:
                     fix="run with the old value, or begin anew with slipway_resume=off",
                 )
         self._state = DataState(state["epoch"], state["consumed"])
+        self.bad.load_state(state.get("bad") or {})
 
     def _near(self) -> Blocks | None:
         """How to shuffle near; a sample of the data, or a mix of channels, is shuffled over everything."""
@@ -294,9 +310,6 @@ class Data:
         )
 
     def _to_device(self, batch: Batch) -> Batch:
-        if batch.skipped:
-            self.skipped += batch.skipped
-            log.warning(f"channel {self.name!r}: {self.skipped} unreadable samples skipped so far")
         moved = Batch(
             cast(
                 Any,
@@ -306,7 +319,7 @@ class Data:
                 ),
             )
         )
-        moved.padding, moved.skipped = batch.padding, batch.skipped
+        moved.padding, moved.bad = batch.padding, batch.bad
         return moved
 
 
@@ -365,26 +378,35 @@ class _Reader:
         """Read, transform and stack one slice."""
         xs: list[Any] = []
         ys: list[Any] = []
-        skipped = padding = 0
+        bad: list[Bad] = []
+        padding = 0
         real = len(part.indices) - part.padding
         for position, index in enumerate(part.indices):
             try:
-                x, y = self._source.read(index)
+                x, y = self._one(index)
             except BadSample as error:
                 if self._on_bad == "raise":
                     raise UserError(
                         f"Unreadable sample: {error}",
                         fix="replace or remove the file, or pass on_bad='skip' to run.data",
                     ) from error
-                skipped += position < real  # a repeat that is missing is no lost sample
+                if position < real:  # a repeat that is missing is no lost sample
+                    bad.append(Bad(index, self._source.name(index), str(error)))
                 continue
             padding += position >= real
-            x, y = self._apply(x, y, index)
             xs.append(x)
             ys.append(y)
-        if not xs:
+        # At least one: a batch of nothing would bring this rank out of step with the others.
+        wanted = len(part.indices) if self._on_bad == "replace" else 1
+        for x, y in itertools.islice(self._substitutes(part), max(0, wanted - len(xs))):
+            padding += 1
+            xs.append(x)
+            ys.append(y)
+        if len(xs) < wanted:
             raise UserError(
-                f"None of the {len(part.indices)} samples of a batch can be read", fix="look at the channel's files"
+                f"None of the {len(part.indices)} samples of a batch can be read, nor enough of {SUBSTITUTES_TRIED} "
+                f"others{f': {bad[0].reason}' if bad else ''}",
+                fix="look at the channel's files",
             )
         try:
             batch = Batch(cast(Any, (_stack(xs), _stack(ys))))
@@ -394,8 +416,19 @@ class _Reader:
                 f"Samples of different shapes cannot be stacked: {shapes[:4]}",
                 fix="pass transform= to run.data, which brings them to one shape",
             ) from error
-        batch.padding, batch.skipped = padding, skipped
+        batch.padding, batch.bad = padding, tuple(bad)
         return batch
+
+    def _substitutes(self, part: BatchSlice) -> Iterator[tuple[Any, Any]]:
+        """Yield samples from anywhere: repeats of a batch's own would be twins to a contrastive loss."""
+        for number in range(SUBSTITUTES_TRIED):
+            index = zlib.crc32(f"{self._key}/{part.indices[0]}/{number}".encode()) % len(self._source)
+            with contextlib.suppress(BadSample):
+                yield self._one(index)
+
+    def _one(self, index: int) -> tuple[Any, Any]:
+        x, y = self._source.read(index)
+        return self._apply(x, y, index)
 
     def _apply(self, x: Any, y: Any, index: int) -> tuple[Any, Any]:  # noqa: ANN401 - whatever the source and the user make
         if self._transform is not None:

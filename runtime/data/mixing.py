@@ -79,6 +79,10 @@ class _Joined:
         number = bisect.bisect_right(self._starts, index) - 1
         return self._sources[number].read(index - self._starts[number])
 
+    def name(self, index: int) -> str:
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._sources[number].name(index - self._starts[number])
+
     def find_damaged(self, share: range) -> str:
         """Ask every part for its share."""
         for source in self._sources:

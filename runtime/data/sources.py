@@ -57,6 +57,10 @@ class Source(Protocol):
         """
         ...
 
+    def name(self, index: int) -> str:
+        """Name a sample: its file, or its shard and number therein."""
+        ...
+
     def find_damaged(self, share: range) -> str:
         """Look briefly at some samples' files; name the first damaged one, else return an empty text."""
         ...
@@ -161,6 +165,9 @@ class _ImageFolders:
         path = self._root / self._names[index]
         return decode_image(path, self._mode, str(path)), self._labels[index]
 
+    def name(self, index: int) -> str:
+        return str(self._root / self._names[index])
+
     @cached_property
     def _mode(self) -> str:
         """How the channel's images are read: as its first readable one, so that all batches have one shape."""
@@ -211,6 +218,7 @@ class _Arrays:
                 f"Channel {channel.name!r}: {files[0]} cannot be read: {error}",
                 allowed="arrays named 'x' and 'y', without pickled objects",
             ) from error
+        self._file = files[0]
         if len(archives) > 1:
             raise UserError(f"Channel {channel.name!r} holds {len(archives)} .npz files", allowed="one is read")
         if self._y is not None and len(self._y) != len(self._x):
@@ -226,6 +234,9 @@ class _Arrays:
     def read(self, index: int) -> tuple[Array, Array]:
         label = np.asarray(index if self._y is None else self._y[index])
         return np.asarray(self._x[index]), label
+
+    def name(self, index: int) -> str:
+        return f"{self._file}, row {index}"
 
     def find_damaged(self, share: range) -> str:
         del share  # NumPy has checked the header and the length
@@ -259,6 +270,9 @@ class _Pairs:
         except (OSError, UnicodeDecodeError) as error:
             raise BadSample(f"{caption} cannot be read: {error}") from error
         return decode_image(path, self._mode, str(path)), text
+
+    def name(self, index: int) -> str:
+        return str(self._root / self._names[index])
 
     @cached_property
     def _mode(self) -> str:
@@ -315,6 +329,9 @@ class _ShardSamples:
         except (FormatError, PlatformError) as error:
             raise BadSample(str(error)) from error
         return self._view.look(sample, self._shards.name(index), index)
+
+    def name(self, index: int) -> str:
+        return self._shards.name(index)
 
     def find_damaged(self, share: range) -> str:
         """Look at a few samples, spread over this rank's share."""

@@ -36,6 +36,9 @@ class Numbers:
             raise BadSample(f"/data/{index}.png is no readable image: broken")
         return np.array([index], dtype=np.float32), np.asarray(index)
 
+    def name(self, index: int) -> str:
+        return f"/data/{index}.png"
+
     def find_damaged(self, share: range) -> str:
         del share
         return ""
@@ -218,7 +221,7 @@ def test_a_bad_sample_may_be_skipped_and_is_counted(capsys: pytest.CaptureFixtur
     batches = list(one)
     assert sorted(flat(labels(batches))) == [0, 1, 2, 4, 5, 6, 8, 9]
     assert sum(batch.skipped for batch in batches) == one.skipped == 2
-    assert "2 unreadable samples skipped so far" in capsys.readouterr().err
+    assert "2 unreadable samples so far; /data/" in capsys.readouterr().err
 
 
 def test_a_bad_repeat_is_no_lost_sample_and_takes_no_real_one_out_of_the_counts() -> None:
