@@ -21,7 +21,7 @@ from benchmarks import growth
 from benchmarks.crowd import ports
 from benchmarks.measure import Figure, Result, interleave, ratio
 from benchmarks.trees import HANG_S, wait_until, write_tree
-from runtime.testing.docker import answers, docker, must
+from runtime.testing.client import answers, docker, must
 
 IMAGE = "slipway-pytorch:cpu"
 HOSTS = ("algo-1", "algo-2")

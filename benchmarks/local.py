@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.measure import Figure, Result, interleave, ratio
 from benchmarks.trees import HANG_S, write_tree
-from runtime.testing.docker import answers, docker, must
+from runtime.testing.client import answers, docker, must
 from tests.container.sdks import environ_of, find_sdk, real_compose
 
 IMAGE = "slipway-pytorch:cpu"

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from runtime.base.errors import UserError
 from runtime.local.describe import describe_job
-from runtime.testing.faults import Played
+from runtime.testing.faults.play import Played
 
 FORMAT = 1
 Status = Literal["InProgress", "Completed", "Failed", "Stopped"]

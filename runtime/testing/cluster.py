@@ -13,9 +13,11 @@ from types import TracebackType
 from runtime.base.errors import PlatformError, UserError, one_line
 from runtime.contract.paths import DEFAULT_BASE
 from runtime.launch.progress import read_slots
+from runtime.testing.client import LOOK_EVERY_S, PATIENCE_S, docker, must
 from runtime.testing.container import Container, Ending, Limits
-from runtime.testing.docker import LOOK_EVERY_S, PATIENCE_S, docker, must
-from runtime.testing.faults import Disk, Fault, FaultPlayer, parse_faults
+from runtime.testing.faults.disk import Disk
+from runtime.testing.faults.plan import Fault, parse_faults
+from runtime.testing.faults.play import FaultPlayer
 from runtime.testing.tree import ContractTree
 
 _numbers = itertools.count(1)

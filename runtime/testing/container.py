@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.base.errors import PlatformError
-from runtime.testing.docker import PATIENCE_S, docker, must, wait_until
+from runtime.testing.client import PATIENCE_S, docker, must, wait_until
 from runtime.testing.faults.network import ContainerNetwork
 from runtime.testing.tree import ContractTree
 

@@ -84,3 +84,22 @@ def test_an_unknown_public_name_is_explained() -> None:
 
     with pytest.raises(AttributeError, match="public names: main, Run, Job"):
         _ = runtime.mian
+
+
+def test_a_run_on_a_laptop_loads_no_test_kit() -> None:
+    """`slipway run` uses faults and records of `runtime.testing`; containers, clusters and HTTP servers cost 40 ms."""
+    code = "import sys, runtime.local.runner; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "runtime.testing.faults.play" in loaded
+    kit = [f"runtime.testing.{name}" for name in ("client", "cluster", "container", "s3_faults", "tree")]
+    assert [name for name in kit if name in loaded] == []
+
+
+def test_every_name_of_the_test_kit_is_what_it_says() -> None:
+    """Names and modules of a package share one place: a module called like a function would hide it."""
+    import runtime.testing
+
+    for name in runtime.testing.__all__:
+        assert getattr(runtime.testing, name).__class__ is not type(runtime.testing), name
+    with pytest.raises(AttributeError, match="public names: Cluster, Host"):
+        _ = runtime.testing.Clutser

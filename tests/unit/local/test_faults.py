@@ -13,7 +13,8 @@ from runtime.base.errors import PlatformError, UserError
 from runtime.local.faults import ENGINE_VERBS, read_faults
 from runtime.local.record import JobRecord
 from runtime.local.request import CheckpointSpec, GroupSpec, TrainingJobSpec
-from runtime.testing.faults import Fault, FaultPlayer, Played, parse_faults
+from runtime.testing.faults.plan import Fault, parse_faults
+from runtime.testing.faults.play import FaultPlayer, Played
 
 RunSmall = Callable[..., JobRecord]
 HOSTS = ("algo-1", "algo-2")

@@ -8,8 +8,9 @@ import pytest
 
 from runtime.base.errors import UserError
 from runtime.testing.container import top_of_rank
-from runtime.testing.faults import ContainerNetwork, network
+from runtime.testing.faults import network
 from runtime.testing.faults.disk import CGROUP, disks_of, put_away_left, throttles
+from runtime.testing.faults.network import ContainerNetwork
 from runtime.testing.faults.packets import _attribute, _messages, _packet_number
 
 
