@@ -183,6 +183,28 @@ class Run:
                 raise UserError(f"run.data({channel!r}, {name}={value!r})", allowed=f"{name} is one of {choices}")
         weights = weights_of(channel)
         channels = [self.job.channel(name) for name in weights]
+        if len(channels) == 1 and channels[0].input_mode == "Pipe":
+            from runtime.data.pipe import PipeData
+
+            self._on_bad[channels[0].name] = on_bad
+            record = Path(self.job.paths.output_data) / record_name(self.rank) if self.job.under_contract else None
+            piped = PipeData.of_channel(
+                channels[0],
+                self._settings,
+                self.place,
+                batch_size=batch_size,
+                seed=seed,
+                shuffle=shuffle,
+                last=last,
+                workers=self._loader_workers(workers),
+                on_bad=on_bad,
+                transform=transform,
+                device=self.device,
+                hooks=_DataHooks(self, sharded=channels[0].distribution == "ShardedByS3Key"),
+                bad=BadSamples(channels[0].name, 0, Bounds(self._settings.bad_most, self._settings.bad_share), record),
+            )
+            self._data.append(piped)
+            return piped
         source, mix = open_channels(channels, list(weights.values()), whole=on_bad == "raise")
         channel = "+".join(weights)
         # Hosts of a sharded channel hold different files: only the ranks of one host share them.
@@ -210,6 +232,7 @@ class Run:
                 len(source),
                 Bounds(self._settings.bad_most, self._settings.bad_share),
                 Path(self.job.paths.output_data) / record_name(self.rank) if self.job.under_contract else None,
+                shard=self.rank // ranks,
             ),
         )
         self._on_bad[channel] = on_bad
@@ -402,7 +425,7 @@ class Run:
 
     def _tell_bad_samples(self) -> None:
         for data in self._data:
-            summary = data.bad.summary(self._on_bad[data.name])
+            summary = data.bad.conclude(data.epoch, self._on_bad[data.name])
             if summary:
                 log.warning(summary)
 
@@ -457,6 +480,13 @@ class _DataHooks:
 
     def at_end(self) -> bool:
         return self.trains and self._run._at_end()
+
+    def gather_address(self, address: bytes) -> bytes:
+        place = self._run.place
+        return self._run.world.gather(address)[place.rank - place.local_rank]
+
+    def combine(self, bits: int, width: int) -> PendingBits:
+        return self._run.world.start_or(bits, width)
 
     def agree(self, channel: str, mine: "Extent") -> "Extent":
         """Return the extent of a channel over all hosts.

@@ -53,6 +53,8 @@ class Batch(tuple[Any, Any]):
     """How many of the last samples are repeats or substitutes, to be kept out of counts and metrics."""
     bad: tuple[Bad, ...] = ()
     """Samples that belong here and could not be read."""
+    more: bool = True
+    """Whether the epoch goes on behind this batch; what a loop asks that cannot know `len(data)`."""
 
     @property
     def skipped(self) -> int:
@@ -216,6 +218,7 @@ class Data:
                 self.bad.add(batch.bad, batch.num_samples + batch.skipped, self.epoch, self._on_bad)
                 batch = self._to_device(batch)
                 left -= 1
+                batch.more = left > 0
                 self._state = self._state._replace(consumed=self._state.consumed + self._division.global_batch)
                 self._hooks.enter("compute")
                 yield batch
@@ -273,7 +276,7 @@ class Data:
                     fix="run with the old value, or begin anew with slipway_resume=off",
                 )
         self._state = DataState(state["epoch"], state["consumed"])
-        self.bad.load_state(state.get("bad") or {})
+        self.bad.load_state(state.get("bad") or {}, self._source.name)
 
     def _near(self) -> Blocks | None:
         """How to shuffle near; a sample of the data, or a mix of channels, is shuffled over everything."""

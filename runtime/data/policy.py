@@ -6,8 +6,8 @@ itself; all together judge when they save and when they end, and what they know 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ ON_BAD: tuple[OnBad, ...] = ("raise", "skip", "replace")
 RECORD_FORMAT = 1
 FREE = 10
 """So many may be bad whatever their share: of a hundred samples one is a whole percent already."""
-IN_STATE = 50
+IN_STATE = 32
 """Numbers of bad samples that a state holds; of more it holds their count and digest."""
 SHOWN = 5
 """Names in the summary, and the first bad samples that get a line each."""
@@ -36,6 +36,13 @@ class Bad:
     name: str
     """Its file, or its shard and number therein."""
     reason: str
+    shard: int = 0
+    """Which hosts' files, where hosts hold different ones: there a number alone says nothing."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from every other sample of the channel."""
+        return self.shard, self.index
 
 
 @dataclass(frozen=True)
@@ -59,21 +66,26 @@ class Bounds:
 class BadSamples:
     """The bad samples of one channel, as one rank knows them."""
 
-    def __init__(self, channel: str, total: int, bounds: Bounds | None = None, record: Path | None = None) -> None:
+    def __init__(
+        self, channel: str, total: int, bounds: Bounds | None = None, record: Path | None = None, shard: int = 0
+    ) -> None:
         """Begin with none.
 
         Args:
             channel: its name.
-            total: samples of the channel.
+            total: samples of the channel; 0: nobody knows, as of a stream.
             bounds: None: the defaults.
             record: file that gets one JSON line for each sample as soon as it is found; None: nowhere.
+            shard: whose files we read, where hosts hold different ones.
         """
         self._channel = channel
         self._total = total
         self._bounds = bounds or Bounds()
         self._record = record
-        self._known: dict[int, Bad] = {}
+        self._shard = shard
+        self._known: dict[tuple[int, int], Bad] = {}
         self._fresh: list[Bad] = []
+        self._recorded: set[tuple[int, int]] = set()
         self._unnamed = 0
         self._earlier_digest = ""
         self._seen = 0
@@ -96,9 +108,9 @@ class BadSamples:
             UserError: this rank alone has met more than the bounds allow.
         """
         self._seen += seen
-        fresh = [one for one in bad if one.index not in self._known]
-        for one in fresh:
-            self._known[one.index] = one
+        mine = [replace(one, shard=self._shard) for one in bad]
+        fresh = [one for one in mine if one.key not in self._known]
+        self._known |= {one.key: one for one in fresh}
         if not fresh:
             return
         self._fresh += fresh
@@ -107,7 +119,7 @@ class BadSamples:
             self._said = len(self)
             log.warning(f"channel {self._channel!r}: {len(self)} unreadable samples so far; {fresh[-1].reason}")
         # Every sample is tried once in an epoch: more epochs make none of them more.
-        self._judge(min(self._seen, self._total))
+        self._judge(min(self._seen, self._total) if self._total else self._seen)
 
     def fresh(self) -> tuple[Bad, ...]:
         """Return what the other ranks have not heard of yet."""
@@ -125,7 +137,7 @@ class BadSamples:
             UserError: together it is more than the bounds allow.
         """
         for one in told:
-            self._known.setdefault(one.index, one)
+            self._known.setdefault(one.key, one)
         if judge and len(self) > self._bounds.most:
             self._judge(self._total)
 
@@ -133,28 +145,38 @@ class BadSamples:
         """Return what a checkpoint keeps of them, a few hundred bytes; empty when there are none."""
         if not len(self):
             return {}
-        numbers = sorted(self._known)
-        digest = hashlib.sha256(f"{self._earlier_digest} {numbers}".encode()).hexdigest()[:16]
-        return {"count": len(self), "samples": numbers[:IN_STATE], "digest": digest}
+        keys = sorted(self._known)
+        digest = hashlib.sha256(f"{self._earlier_digest} {keys}".encode()).hexdigest()[:16]
+        return {"count": len(self), "samples": [list(key) for key in keys[:IN_STATE]], "digest": digest}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on counting where a checkpoint was."""
-        numbers = [int(number) for number in state.get("samples", ())]
-        self._known = {number: Bad(number, "", "found before the checkpoint") for number in numbers}
-        self._unnamed = max(0, int(state.get("count", 0)) - len(numbers))
+    def load_state(self, state: Mapping[str, Any], name: Callable[[int], str]) -> None:
+        """Go on counting where a checkpoint was.
+
+        Args:
+            state: from `state`.
+            name: of a sample of this host's files, by its number.
+        """
+        self._known.clear()
+        for shard, index in state.get("samples", ()):
+            called = name(index) if shard == self._shard else f"sample {index} of the hosts' group {shard}"
+            one = Bad(index, called, f"{called} could not be read before the job was resumed", shard)
+            self._known[one.key] = one
+        self._unnamed = max(0, int(state.get("count", 0)) - len(self._known))
         self._earlier_digest = str(state.get("digest", "")) if self._unnamed else ""
         self._fresh = []
 
-    def summary(self, action: str) -> str:
-        """Say in one line what was bad; empty when nothing was."""
+    def conclude(self, epoch: int, action: str) -> str:
+        """Say in one line what was bad, and add to the record what others found; empty when nothing was bad."""
         if not len(self):
             return ""
-        named = [one.reason for one in self._known.values() if one.name][:SHOWN]
+        self._write([one for one in self._known.values() if one.key not in self._recorded], epoch, action)
+        named = [one.reason for one in self._known.values()][:SHOWN]
         more = f"; {len(self) - len(named)} more" if len(self) > len(named) else ""
-        where = f"; all names in {self._record.parent}/{_all_ranks(self._record)}" if self._record else ""
+        where = f"; all names in {self._record}" if self._record else ""
         done = {"skip": "skipped", "replace": "replaced"}.get(action, action)
+        of = f" of {self._total:,}" if self._total else ""
         return (
-            f"channel {self._channel!r}: {len(self):,} of {self._total:,} samples could not be read and were {done}: "
+            f"channel {self._channel!r}: {len(self):,}{of} samples could not be read and were {done}: "
             f"{'; '.join(named)}{more}{where}"
         )
 
@@ -171,7 +193,8 @@ class BadSamples:
         )
 
     def _write(self, fresh: Sequence[Bad], epoch: int, action: str) -> None:
-        if self._record is None:
+        self._recorded |= {one.key for one in fresh}
+        if self._record is None or not fresh:
             return
         lines = [
             {"channel": self._channel, "epoch": epoch, "sample": one.index, "name": one.name, "reason": one.reason}
@@ -192,7 +215,3 @@ class BadSamples:
 def record_name(rank: int) -> str:
     """Name a rank's record, such that those of several hosts may lie in one directory."""
     return f"bad_samples-rank-{rank}.jsonl"
-
-
-def _all_ranks(record: Path) -> str:
-    return record.name.rpartition("-")[0] + "-*.jsonl"

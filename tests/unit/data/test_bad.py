@@ -122,7 +122,7 @@ def test_skip_leaves_out_the_bad_ones_alone(make: Callable[[Path], Source], work
     batches = list(one)
     assert sum(batch.num_samples for batch in batches) == SAMPLES - 3
     assert sum(len(batch[1]) for batch in batches) == SAMPLES - 3
-    assert sorted(bad.index for batch in batches for bad in batch.bad) == sorted(one.bad.state()["samples"])
+    assert sorted([0, bad.index] for batch in batches for bad in batch.bad) == one.bad.state()["samples"]
     assert len(one.bad) == one.skipped == 3
 
 
@@ -233,14 +233,14 @@ def test_after_they_talked_all_ranks_have_one_state() -> None:
     for rank in ranks:
         rank.hear(told)
     assert ranks[0].state() == ranks[1].state()
-    assert ranks[0].state()["samples"] == [1, 2, 3, 4]
+    assert ranks[0].state()["samples"] == [[0, 1], [0, 2], [0, 3], [0, 4]]
 
 
 def test_the_count_goes_on_after_a_resume() -> None:
     bad = BadSamples("train", 10_000, Bounds(most=4))
     bad.add(some(1, 2, 3), 1000, 0, "skip")
     resumed = BadSamples("train", 10_000, Bounds(most=4))
-    resumed.load_state(json.loads(json.dumps(bad.state())))
+    resumed.load_state(json.loads(json.dumps(bad.state())), str)
     resumed.add(some(2, 9), 1000, 0, "skip")
     assert len(resumed) == 4
     with pytest.raises(UserError, match="5 of"):
@@ -254,7 +254,7 @@ def test_the_state_stays_small_and_keeps_the_count() -> None:
     assert len(json.dumps(state)) < 700
     assert (state["count"], len(state["samples"])) == (1000, IN_STATE)
     resumed = BadSamples("train", 10**9)
-    resumed.load_state(state)
+    resumed.load_state(state, str)
     assert len(resumed) == 1000
     assert resumed.state()["count"] == 1000
 
@@ -281,9 +281,31 @@ def test_names_and_reasons_are_kept_as_soon_as_they_are_known(tmp_path: Path) ->
         (8, 1, "/data/8.jpg"),
     ]
     assert lines[1]["reason"] == "/data/4.jpg is empty"
-    summary = bad.summary("skip")
+    summary = bad.conclude(1, "skip")
     assert "2 of 100 samples could not be read and were skipped: /data/4.jpg is empty; /data/8.jpg is empty" in summary
-    assert "bad_samples-rank-*.jsonl" in summary
+    assert f"all names in {record}" in summary
+
+
+def test_the_record_of_the_one_who_concludes_is_whole(tmp_path: Path) -> None:
+    record = tmp_path / "bad_samples-rank-0.jsonl"
+    bad = BadSamples("train", 100, record=record)
+    bad.load_state({"count": 1, "samples": [[0, 77]], "digest": ""}, lambda number: f"/data/{number}.jpg")
+    bad.add(some(4), 10, 0, "skip")
+    bad.hear(some(4, 8))
+    assert "3 of 100 samples" in bad.conclude(0, "skip")
+    lines = [json.loads(line) for line in record.read_text().splitlines()][1:]
+    assert sorted(line["name"] for line in lines) == ["/data/4.jpg", "/data/77.jpg", "/data/8.jpg"]
+
+
+def test_hosts_with_different_files_count_their_own_samples() -> None:
+    hosts = [BadSamples("train", 100, shard=number) for number in range(2)]
+    for host in hosts:
+        host.add(some(7), 10, 0, "skip")
+    told = [bad for host in hosts for bad in host.fresh()]
+    for host in hosts:
+        host.hear(told)
+        assert len(host) == 2
+    assert hosts[0].state() == hosts[1].state()
 
 
 def test_a_record_that_cannot_be_written_does_not_hurt_the_job(
@@ -297,4 +319,4 @@ def test_a_record_that_cannot_be_written_does_not_hurt_the_job(
 
 
 def test_nothing_bad_says_nothing() -> None:
-    assert BadSamples("train", 100).summary("skip") == ""
+    assert BadSamples("train", 100).conclude(0, "skip") == ""
