@@ -140,8 +140,13 @@ class World:
         dist.all_gather_object(values, value, group=self._control)
         return cast(list[T], values)
 
-    def start_or(self, bits: int) -> "PendingBits":
-        """Begin to combine small integers by bitwise or over all ranks, without waiting."""
+    def start_or(self, bits: int, width: int = 4) -> "PendingBits":
+        """Begin to combine small integers by bitwise or over all ranks, without waiting.
+
+        Args:
+            bits: below ``2 ** width``.
+            width: bits, the same on every rank.
+        """
         if self.place.world_size == 1:
             return PendingBits(None, None, bits)
         self.join()
@@ -149,7 +154,7 @@ class World:
         import torch.distributed as dist
 
         # One slot per bit: gloo has no bitwise or, but MAX of 0 and 1 is the same.
-        slots = torch.tensor([(bits >> i) & 1 for i in range(4)], dtype=torch.uint8)
+        slots = torch.tensor([(bits >> i) & 1 for i in range(width)], dtype=torch.uint8)
         work = dist.all_reduce(slots, op=dist.ReduceOp.MAX, group=self._control, async_op=True)
         return PendingBits(cast("dist.Work", work), slots, bits)
 

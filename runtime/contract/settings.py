@@ -59,6 +59,8 @@ class Settings:
     sample: int = 0
     bad_most: int = 1000
     bad_share: float = 0.01
+    pipe_wait_s: float = 300.0
+    attribute_names: str = ""
     resume: str = "auto"
     keep_checkpoints: int = 3
 
@@ -137,6 +139,10 @@ MEANINGS = {
     "bad_most": "unreadable samples with which a job goes on where run.data(on_bad=...) allows some; more names than "
     "this nobody looks at",
     "bad_share": "the same as a share of the samples read, beyond the first ten; more is no accident but a broken copy",
+    "pipe_wait_s": "seconds without a byte from the writer of a Pipe channel, before the first one or in between, "
+    "after which the job ends and names it; below first_step_s, so that the cause is heard; a tenth of it is warned of",
+    "attribute_names": "AttributeNames of augmented manifests in Pipe mode, which the stream does not tell, in their "
+    'order: a JSON object of channel to list, such as {"train": ["source-ref", "class"]}',
     "resume": "auto = continue from the newest complete checkpoint; off = begin anew",
     "keep_checkpoints": "complete checkpoints that are kept; at least 1",
 }
@@ -171,6 +177,7 @@ LEAST = {
     "sample": 0,
     "bad_most": 0,
     "bad_share": 0,
+    "pipe_wait_s": 1,
 }
 """The smallest value of each number; ports have a range of their own."""
 

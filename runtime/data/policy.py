@@ -139,7 +139,7 @@ class BadSamples:
         for one in told:
             self._known.setdefault(one.key, one)
         if judge and len(self) > self._bounds.most:
-            self._judge(self._total)
+            self._judge(self._total or self._seen)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of them, a few hundred bytes; empty when there are none."""

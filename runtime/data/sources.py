@@ -5,7 +5,9 @@ import os
 import time
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,7 +20,7 @@ from runtime.contract.job import Channel
 from runtime.data.formats.errors import FormatError
 from runtime.data.formats.probe import parse_content_type
 from runtime.data.images import IMAGE_SUFFIXES, Array, BadSample, damage, decode_image, mode_of
-from runtime.data.order import Blocks
+from runtime.data.order import Blocks, Positions
 from runtime.data.shards import Shards, list_shards, open_shards
 from runtime.data.views import view_of
 
@@ -27,6 +29,16 @@ log = Log("data")
 VERIFY_S = 2.0
 """Longest time that a rank looks at its share of the images' heads and tails before training starts."""
 CAPTION_SUFFIXES = (".txt", ".caption")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a channel was taken for, for those who ask."""
+
+    format: str
+    reason: str
+    view: str
+    """What is x and what is y."""
 
 
 class Source(Protocol):
@@ -38,6 +50,7 @@ class Source(Protocol):
     """Whether samples are pictures, which are scaled to [0, 1] by default."""
     classes: tuple[str, ...]
     """Names of the labels, in the order of their numbers; empty when labels are no classes."""
+    about: About
     blocks: Blocks | None
     """How samples lie together where it matters for reading; None: any order costs the same."""
 
@@ -78,8 +91,8 @@ def open_source(channel: Channel, *, whole: bool = True) -> Source:
     """
     if channel.input_mode == "Pipe":
         raise UserError(
-            f"Channel {channel.name!r} is in Pipe mode",
-            allowed="this version of run.data reads File and FastFile",
+            f"Channel {channel.name!r} is in Pipe mode, which is no directory",
+            allowed="run.data reads a Pipe channel by itself, not in a mix of channels",
         )
     root = channel.path
     if not root.is_dir():
@@ -153,6 +166,8 @@ class _ImageFolders:
         self.classes = tuple(sorted({label for label, _, _ in images}))
         numbers = {label: number for number, label in enumerate(self.classes)}
         self._root = root
+        why = f"its first image lies in a folder: {images[0][0]}/{images[0][1]}"
+        self.about = About("label folders with images", why, "x is the image, y the folder's number")
         self._names = [f"{label}/{name}" for label, name, _ in images]
         self._labels = np.array([numbers[label] for label, _, _ in images], dtype=np.int64)
         listing = "\n".join(f"{label}/{name} {size}" for label, name, size in images)
@@ -183,6 +198,10 @@ class _ImageFolders:
             if time.monotonic() > deadline:
                 break
         return ""
+
+    def label_counts(self) -> Counter[str]:
+        """Count the images of each label."""
+        return Counter({name: int(count) for name, count in zip(self.classes, np.bincount(self._labels), strict=True)})
 
     def _decodes(self, index: int) -> bool:
         """A head or tail may look strange, such as bytes behind the end: the decoder has the last word."""
@@ -219,6 +238,8 @@ class _Arrays:
                 allowed="arrays named 'x' and 'y', without pickled objects",
             ) from error
         self._file = files[0]
+        y = "x, y the row number" if self._y is None else "x, y"
+        self.about = About("arrays", f"there is {files[0].name}", y)
         if len(archives) > 1:
             raise UserError(f"Channel {channel.name!r} holds {len(archives)} .npz files", allowed="one is read")
         if self._y is not None and len(self._y) != len(self._x):
@@ -252,6 +273,7 @@ class _Pairs:
 
     def __init__(self, root: Path, images: Sequence[tuple[str, str, int]], suffix: str) -> None:
         self._root = root
+        self.about = About("images with captions", f"an image has a {suffix} beside it", "x is the image, y the text")
         self._names = [f"{folder}/{name}" if folder else name for folder, name, _ in images]
         self._suffix = suffix
         listing = "\n".join(f"{folder}/{name} {size}" for folder, name, size in images)
@@ -306,6 +328,7 @@ class _ShardSamples:
         self._shards = shards
         self.digest = shards.digest
         self._view = view_of(shards.format, self._first(), shards.options)
+        self.about = About(f"{shards.format} shards", shards.reason, self._view.said)
         self.images = self._view.images
         self.blocks = shards.blocks(mounted=channel.input_mode == "FastFile")
         log.info(f"channel {channel.name!r}: {self._view.said}")
@@ -332,6 +355,10 @@ class _ShardSamples:
 
     def name(self, index: int) -> str:
         return self._shards.name(index)
+
+    def sample_bytes(self) -> Positions | None:
+        """Return the bytes of each sample in its shard; None where they share bytes."""
+        return self._shards.sample_bytes()
 
     def find_damaged(self, share: range) -> str:
         """Look at a few samples, spread over this rank's share."""

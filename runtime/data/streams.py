@@ -6,8 +6,9 @@ position is resumed by reading up to it. What can be reached at any place is rea
 """
 
 import itertools
+import math
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -66,21 +67,47 @@ def read_batches(
     return cut(itertools.islice(samples, consumed, None), division, begin=consumed)
 
 
-def shuffled(items: Iterable[T], *, size: int, key: str) -> Iterator[T]:
-    """Draw each item from a buffer of `size`; the same sequence for the same items, size and key."""
+def shuffled(
+    items: Iterable[T],
+    *,
+    size: int,
+    key: str,
+    weigh: Callable[[T], int] = lambda _: 0,
+    most_weight: float = math.inf,
+) -> Iterator[T]:
+    """Draw each item from a buffer; the same sequence for the same items and arguments.
+
+    Args:
+        items: to shuffle.
+        size: items that the buffer holds.
+        key: any text.
+        weigh: of an item, such as its bytes.
+        most_weight: what the items in the buffer weigh together at most; one item is held whatever it weighs.
+    """
     chance = random.Random(key)  # noqa: S311 - its random() is the same in every version of Python
     held: list[T] = []
+    weight = 0
     for item in items:
-        if len(held) < size:
+        weight += weigh(item)
+        if len(held) < size and (weight <= most_weight or not held):
             held.append(item)
             continue
-        place = int(chance.random() * size)
-        drawn, held[place] = held[place], item
-        yield drawn
-    while held:
         place = int(chance.random() * len(held))
-        held[place], held[-1] = held[-1], held[place]
-        yield held.pop()
+        drawn, held[place] = held[place], item
+        weight -= weigh(drawn)
+        yield drawn
+        while weight > most_weight and len(held) > 1:
+            drawn = _draw(held, chance)
+            weight -= weigh(drawn)
+            yield drawn
+    while held:
+        yield _draw(held, chance)
+
+
+def _draw(held: list[T], chance: random.Random) -> T:
+    place = int(chance.random() * len(held))
+    held[place], held[-1] = held[-1], held[place]
+    return held.pop()
 
 
 def cut(samples: Iterable[Sample], division: Division, *, begin: int = 0) -> Iterator[Part]:

@@ -216,5 +216,5 @@ def test_what_we_cannot_read_is_listed_with_what_we_can(tmp_path: Path) -> None:
         open_source(Channel("train", tmp_path))
     with pytest.raises(UserError, match="is not there"):
         open_source(Channel("train", tmp_path / "no"))
-    with pytest.raises(UserError, match=r"in Pipe mode\. .*File and FastFile"):
+    with pytest.raises(UserError, match=r"in Pipe mode, which is no directory\. .*not in a mix"):
         open_source(Channel("train", tmp_path, "Pipe"))
