@@ -15,7 +15,7 @@ from runtime.contract.paths import DEFAULT_BASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from runtime.base.env import Environ
     from runtime.contract.job import Job
@@ -47,8 +47,15 @@ class Finding:
         return f"{self.found}: {self.why}. Fix: {self.fix}" if self.fix else f"{self.found}: {self.why}"
 
 
-def quick(job: Job, environ: Environ, root: str = "") -> Iterator[Finding]:
-    """Look at everything that a job should be warned of before it starts; only what is not well is returned."""
+def quick(job: Job, environ: Environ, root: str = "", in_model: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Look at everything that a job should be warned of before it starts; only what is not well is returned.
+
+    Args:
+        job: the contract, as read.
+        environ: of this process.
+        root: of the file system.
+        in_model: what lay in the model's directory before the ranks were started; None: what lies there now.
+    """
     yield from mangled(environ)
     yield from mangled(job.hyperparameters, "hyperparameter")
     if not job.under_contract:
@@ -59,7 +66,7 @@ def quick(job: Job, environ: Environ, root: str = "") -> Iterator[Finding]:
         # A tree elsewhere is the local platform's or a test's: its process 1 and its disks say nothing of a container.
         yield from first_process(root)
         yield from checkpoint_mount(job, root)
-        yield from leftovers(job)
+        yield from leftovers(job, in_model)
 
 
 def mangled(named: Environ, kind: str = "environment variable") -> Iterator[Finding]:
@@ -139,9 +146,9 @@ def checkpoint_mount(job: Job, root: str = "") -> Iterator[Finding]:
         )
 
 
-def leftovers(job: Job) -> Iterator[Finding]:
-    """Find what an earlier run left where the model goes."""
-    names = _names(job.paths.model)
+def leftovers(job: Job, in_model: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Find what an earlier run left where the model goes; see `quick`."""
+    names = _names(job.paths.model) if in_model is None else in_model
     if names:
         shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
         yield Finding(

@@ -74,7 +74,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         settings = resolve(job.hyperparameters, environ)
         log.configure(host=job.current_host, level=settings.log_level, as_json=settings.log_json)
         program = find_program(job, settings, environ)
-        check(job)
+        in_model = check(job)
         program = provision(program, job, settings, environ, signals.pause)
         plan = _plan(job, settings, environ, program)
         write_unfit(job, plan.unfit)
@@ -87,7 +87,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
         from runtime.launch.supervisor import Supervisor
 
         supervisor = Supervisor(plan, settings, job, signals)
-        warn(job, environ)
+        warn(job, environ, in_model)
         for warning in plan.warnings:
             _log.warning(warning)
         return supervisor.run(addresses, started)

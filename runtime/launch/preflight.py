@@ -12,6 +12,8 @@ from runtime.base.log import Log
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from runtime.base.env import Environ
     from runtime.contract.job import Channel, Job
 
@@ -21,8 +23,11 @@ LEAST_CHECKPOINT_BYTES = 1 << 20
 """Room without which not even the smallest checkpoint can be written."""
 
 
-def check(job: Job) -> None:
+def check(job: Job) -> list[str]:
     """Check channels and directories.
+
+    Returns:
+        What lies where the model goes, for `warn`.
 
     Raises:
         UserError: a declared channel is missing or empty, a directory cannot be written, the disk is full.
@@ -34,18 +39,23 @@ def check(job: Job) -> None:
     if job.checkpoint_path is not None:
         _make(job.checkpoint_path)
         _check_room(job.checkpoint_path)
+    try:
+        return sorted(os.listdir(job.paths.model))
+    except OSError:
+        return []  # it can be written, and that is what counts
 
 
-def warn(job: Job, environ: Environ) -> None:
+def warn(job: Job, environ: Environ, in_model: Sequence[str]) -> None:
     """Warn of what `runtime.launch.checks` sees in passing, and will not stop the job.
 
     Args:
         job: the contract, as read.
         environ: of this process; its values are looked at too.
+        in_model: what `check` found: by now the ranks may be at work, and what lies there theirs.
     """
     from runtime.launch.checks import quick
 
-    for finding in quick(job, environ):
+    for finding in quick(job, environ, in_model=in_model):
         log.warning(finding.text())
     if job.checkpoint_path is None and job.under_contract:
         log.warning("the job has no CheckpointConfig: an interruption or a restart begins from scratch")

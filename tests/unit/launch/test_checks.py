@@ -160,3 +160,13 @@ def test_a_tree_elsewhere_is_no_container(tree: Tree, tmp_path: Path) -> None:
     root = put(tmp_path / "root", proc__1__comm="bash\n", proc__mounts="overlay / overlay rw 0 0\n")
     tree.config("checkpointconfig", {"LocalPath": "/data/checkpoints"})
     assert [found.name for found in checks.quick(job_of(tree), {}, root)] == []
+
+
+def test_what_a_quick_rank_has_written_is_no_leftover(tree: Tree) -> None:
+    Path(tree.paths.model).mkdir(parents=True, exist_ok=True)
+    Path(tree.paths.model, "model.pt").touch()
+    assert list(checks.leftovers(job_of(tree), [])) == []
+    assert [found.found for found in checks.leftovers(job_of(tree), ["old"])] == [
+        f"{tree.paths.model} is not empty (old)"
+    ]
+    assert len(list(checks.leftovers(job_of(tree)))) == 1

@@ -29,6 +29,12 @@ def test_a_good_job_gets_its_directories(tree: Tree) -> None:
         assert path.is_dir()
 
 
+def test_what_lies_in_the_model_is_looked_at_before_the_ranks_write_there(tree: Tree) -> None:
+    Path(tree.paths.model).mkdir(parents=True, exist_ok=True)
+    Path(tree.paths.model, "of an earlier run").touch()
+    assert check(read_job(tree.paths, {})) == ["of an earlier run"]
+
+
 def test_a_missing_channel_is_named_with_its_path(tree: Tree) -> None:
     ready(tree)
     with pytest.raises(UserError) as caught:
@@ -68,7 +74,7 @@ def test_the_fifos_of_a_pipe_need_not_be_there_yet(tree: Tree) -> None:
 
 def test_a_job_without_checkpoints_is_warned(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     tree.hyperparameters()
-    warn(read_job(tree.paths, {}), {})
+    warn(read_job(tree.paths, {}), {}, [])
     assert "no CheckpointConfig: an interruption or a restart begins from scratch" in capsys.readouterr().err
 
 
