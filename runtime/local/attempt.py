@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from runtime.base.log import Log
 from runtime.contract.paths import Paths
-from runtime.launch.progress import PROGRESS
-from runtime.local.engine import Engine, Host, HostLog, StopRequest
+from runtime.launch.progress import read_slots
+from runtime.local.engine import Engine, Host
+from runtime.local.host_log import HostLog
 from runtime.local.interruption import Interruption
 from runtime.local.request import JobSpec
+from runtime.local.stop_request import StopRequest
 
 log = Log("local")
 
@@ -26,6 +28,8 @@ IDLE_S = 0.02
 
 End = Literal["ended", "interrupted", "stopped", "max_run", "max_wait"]
 """Why an attempt ended: by itself, by an interruption, by the user, by a limit of ``StoppingCondition``."""
+LIMIT_STATUS: Mapping[End, str] = {"max_run": "MaxRuntimeExceeded", "max_wait": "MaxWaitTimeExceeded"}
+"""Secondary status of a job that a limit has stopped."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,15 @@ class Player(Protocol):
         ...
 
 
-@dataclass
+@dataclass(frozen=True)
 class AttemptEnd:
     """What became of an attempt."""
 
-    hosts: list[Host]
+    hosts: Sequence[Host]
     end: End
     last_step: int
     interrupted_at: float | None = None
     """Unix seconds of the interruption's signal."""
-    reasons: list[str] = field(default_factory=list[str])
-    """What we did to it, in words."""
     lost: tuple[str, ...] = ()
     """Hosts that a fault took away."""
 
@@ -84,12 +86,7 @@ def last_step_of(hosts: Sequence[Host]) -> int:
 
 def last_step_in(paths: Paths) -> int:
     """Return the last step that any rank of one host has finished; 0 before the first, or when none is reported."""
-    try:
-        slots = (Path(paths.state) / "progress").read_bytes()
-    except OSError:
-        return 0
-    whole = len(slots) - len(slots) % PROGRESS.size
-    return max((step for step, _ in PROGRESS.iter_unpack(slots[:whole])), default=0)
+    return max((step for step, _ in read_slots(f"{paths.state}/progress")), default=0)
 
 
 def ranks_started(hosts: Sequence[Host]) -> bool:
@@ -115,7 +112,6 @@ class Attempt:
         self._end: End = "ended"
         self._kill_at = 0.0
         """Monotonic seconds at which what still runs is killed; 0 while nobody was told to end."""
-        self._reasons: list[str] = []
         self._interrupted_at: float | None = None
 
     def run(
@@ -176,7 +172,7 @@ class Attempt:
             for host_log in self._logs.values():
                 host_log.pump(last=True)
         last = last_step_of(self._hosts)
-        return AttemptEnd(self._hosts, self._end, last, self._interrupted_at, self._reasons, player.lost())
+        return AttemptEnd(self._hosts, self._end, last, self._interrupted_at, player.lost())
 
     def _all_ended(self) -> bool:
         # A list: every host is looked at, whatever the first one says.
@@ -204,7 +200,6 @@ class Attempt:
 
     def _terminate(self, end: End, reason: str, *, kill: bool = False) -> None:
         self._end = end
-        self._reasons.append(reason)
         self._kill_at = self._kill_at or time.monotonic() + (0.0 if kill else GRACE_S)
         log.info(f"{reason}: {'SIGKILL' if kill else f'SIGTERM, {GRACE_S:g} s to leave'}")
         if not kill:
@@ -218,7 +213,6 @@ class Attempt:
         """End hosts that live on although another has failed; what the service does at once."""
         ended = [host.started + host.seconds for host in self._hosts if host.exit_code]
         if ended and now - min(ended) > FAILED_ALONE_S:
-            self._reasons.append(f"another host failed {FAILED_ALONE_S:g} s ago")
             self._kill_at = now + GRACE_S
-            log.warning(f"{self._reasons[-1]}: SIGTERM, {GRACE_S:g} s to leave")
+            log.warning(f"another host failed {FAILED_ALONE_S:g} s ago: SIGTERM, {GRACE_S:g} s to leave")
             self._signal()

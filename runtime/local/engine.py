@@ -1,65 +1,19 @@
 """What an engine of hosts gives to a run: places where `train` runs, watched and ended one by one.
 
-The life of a job (`runtime.local.attempt`, `runtime.local.runner`) is the same whatever a host is; an engine says
+The life of a job (`runtime.local.runner`, `attempts`, `attempt`) is the same whatever a host is; an engine says
 how one is made, and how it ends.
 """
 
-import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from runtime.contract.paths import Paths
+from runtime.local.host_log import HostLog
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec
 from runtime.local.s3.client import S3Grant
 from runtime.testing.faults.network import ContainerNetwork
-
-
-class HostLog:
-    """The log file of one host: the engine writes it, we only show what is new."""
-
-    def __init__(self, path: Path, *watchers: Callable[[str], None]) -> None:
-        """Open the file for appending.
-
-        Args:
-            path: made if need be; earlier attempts stay in it.
-            watchers: each takes one whole line.
-        """
-        self.path = path
-        self._watchers = watchers
-        self.sink = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._source = path.open("rb")
-        self._source.seek(0, os.SEEK_END)
-        self._rest = b""
-
-    def mark(self, line: str) -> None:
-        """Separate attempts."""
-        os.write(self.sink, f"=== {line} ===\n".encode())
-
-    def pump(self, *, last: bool = False) -> None:
-        """Show the lines that came since."""
-        if not self._watchers:
-            return
-        while piece := self._source.read(1 << 16):
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            for line in lines:
-                self._tell(line)
-        if last and self._rest:
-            self._tell(self._rest)
-            self._rest = b""
-
-    def _tell(self, line: bytes) -> None:
-        text = line.decode(errors="replace")
-        for watcher in self._watchers:
-            watcher(text)
-
-    def close(self) -> None:
-        """Show the rest and close."""
-        self.pump(last=True)
-        self._source.close()
-        os.close(self.sink)
 
 
 class Host(Protocol):
@@ -208,41 +162,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back everything; called whatever the end."""
         ...
-
-
-class StoppedEarlyError(Exception):
-    """The user stopped the job before its hosts were started."""
-
-
-class StopRequest:
-    """Turns SIGINT, SIGTERM and SIGHUP of ``slipway run`` into facts, and puts the old handlers back."""
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self) -> None:
-        """Nothing is taken over yet."""
-        self.signal_name = ""
-        self.times = 0
-        self._old: dict[int, object] = {}
-
-    def __enter__(self) -> "StopRequest":
-        for number in self.NUMBERS:
-            self._old[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType] - it came from signal.signal
-
-    def check(self) -> None:
-        """Raise when somebody wants no more.
-
-        Raises:
-            StoppedEarlyError: a signal came.
-        """
-        if self.times:
-            raise StoppedEarlyError(self.signal_name)
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self.times += 1
-        self.signal_name = self.signal_name or signal.Signals(number).name

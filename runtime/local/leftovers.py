@@ -30,8 +30,6 @@ PROC = Path("/proc")
 LEAVE_S = 6.0
 """From SIGTERM to SIGKILL for containers whose run is dead: nobody waits for them, and all of it, the guard's own start
 included, is to be over within 10 s."""
-CHOWN_S = 300.0
-"""For handing a tree back: a bound for a disk that hangs."""
 
 
 def process_started(pid: int, proc: Path = PROC) -> str:
@@ -186,11 +184,6 @@ def put_away_disks(items: Sequence[Found]) -> None:
         tree = item.labels.get(TREE)
         if tree:
             put_away_left(Path(tree))
-
-
-def hand_back_labelled(docker: Docker, item: Found) -> None:
-    """Hand back the tree that a container's labels name."""
-    hand_back_all(docker, [item])
 
 
 def hand_back_all(docker: Docker, items: Sequence[Found]) -> None:

@@ -19,8 +19,9 @@ from typing import cast
 from runtime.base import env
 from runtime.base.errors import PlatformError, UserError
 from runtime.contract.paths import DEFAULT_BASE, Paths
-from runtime.local.engine import Host, HostLog
+from runtime.local.engine import Host
 from runtime.local.environment import arn_of, container_environ
+from runtime.local.host_log import HostLog
 from runtime.local.inputs.service import Inputs
 from runtime.local.network import free_ports, loopback_addresses
 from runtime.local.processes import (

@@ -192,26 +192,6 @@ class JobRecord:
         partial.replace(path)
 
 
-class PhaseClock:
-    """Gives every moment of a run to one phase."""
-
-    def __init__(self, phases: dict[str, float]) -> None:
-        """Begin in ``preparing``; `phases` is added to."""
-        self._phases = phases
-        self.phase = PHASES[0]
-        self._since = time.monotonic()
-
-    def enter(self, phase: str) -> None:
-        """End the phase that runs, and begin another."""
-        now = time.monotonic()
-        self._phases[self.phase] += now - self._since
-        self.phase, self._since = phase, now
-
-    def correct(self, phase: str) -> None:
-        """Give what runs since the last `enter` to another phase."""
-        self.phase = phase
-
-
 def read_record(path: Path) -> Mapping[str, Any] | None:
     """Read the job.json of an earlier run; None when there is none.
 

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.contract.job import DEFAULT_GROUP
 from runtime.contract.paths import DEFAULT_BASE
 from runtime.local.compose.file import Composition
+from runtime.local.container_plan import checkpoint_mounts
 from runtime.local.containers import ContainerSpec, Mount
 from runtime.local.docker_engine import DockerEngine
 from runtime.local.docker_options import DockerOptions
@@ -72,7 +73,7 @@ class ComposeEngine(DockerEngine):
         return (
             *(mount for mount in given if mount.target not in own),
             *(Mount(base / name, f"{DEFAULT_BASE}/{name}") for name in ("model", "output")),
-            *self._checkpoint_mounts(spec, base),
+            *checkpoint_mounts(spec, base),
         )
 
     def _trees(self, hosts: Sequence[Host]) -> list[Path]:

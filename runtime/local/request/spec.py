@@ -75,6 +75,11 @@ class ChannelSpec:
         """Whether it comes through FIFOs."""
         return self.input_mode == "Pipe"
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether all of it lies on the disk before the job starts; else it is read from where it is."""
+        return not (self.streamed or self.mounted)
+
 
 @dataclass(frozen=True)
 class GroupSpec:

@@ -1,6 +1,5 @@
 """A bucket as those read it who feed a job while it runs: FIFOs and mounts."""
 
-from runtime.base.env import process_environ
 from runtime.local.inputs.objects import StoredObject
 from runtime.local.s3.client import S3Client
 from runtime.local.s3.uri import S3Object, S3Uri
@@ -41,8 +40,3 @@ class BucketStore:
         if key not in self._known:
             self.stat(key)
         return self._client.read(self._bucket, self._known[key], offset, length)
-
-
-def open_bucket(bucket: str) -> BucketStore:
-    """Open a bucket with the credentials and the endpoint of this process's environment."""
-    return BucketStore(S3Client(process_environ()), bucket)

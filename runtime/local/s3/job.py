@@ -94,12 +94,11 @@ class JobS3:
             if isinstance(uri, S3Uri):
                 self.client.require_bucket(uri)
 
-    def fetch(self, spec: Spec, wanted: Callable[[ChannelSpec], bool], check: Callable[[], object]) -> Spec:
-        """Bring the inputs here.
+    def fetch(self, spec: Spec, check: Callable[[], object]) -> Spec:
+        """Bring the inputs here that are to lie on the disk.
 
         Args:
             spec: the job.
-            wanted: False for a channel that somebody else reads from S3 while the job runs.
             check: called often; raises when somebody wants no more.
 
         Returns:
@@ -109,7 +108,7 @@ class JobS3:
             UserError: nothing matches a prefix, no access, no space.
             PlatformError: S3 does not answer.
         """
-        remote = [channel for channel in spec.channels if channel.remote is not None and wanted(channel)]
+        remote = to_fetch(spec)
         if not remote:
             return spec
         cache = S3Cache(cache_directory(self._environ), self.client, check)
@@ -207,6 +206,11 @@ class JobS3:
             self._client.close()
         if self._proxy is not None:
             self._proxy.close()
+
+
+def to_fetch(spec: JobSpec) -> list[ChannelSpec]:
+    """Name the channels whose data must be brought here before the job starts."""
+    return [channel for channel in spec.channels if channel.remote is not None and channel.on_disk]
 
 
 def destinations(spec: JobSpec) -> list[Path | S3Uri | None]:

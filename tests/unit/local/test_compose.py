@@ -20,7 +20,7 @@ from runtime.local.compose.hosts import FILE, ComposeEngine, mend, put
 from runtime.local.compose.job import run_flags
 from runtime.local.containers import Found, Mount
 from runtime.local.docker_options import DockerOptions
-from runtime.local.engine import HostLog
+from runtime.local.host_log import HostLog
 from runtime.local.record import JobRecord
 from runtime.local.request import CheckpointSpec, TrainingJobSpec
 from runtime.version import __version__

@@ -11,6 +11,7 @@ import pytest
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.local import leftovers
+from runtime.local.container_plan import share_gpus
 from runtime.local.containers import (
     LONGEST_LINE,
     ContainerSpec,
@@ -21,9 +22,9 @@ from runtime.local.containers import (
     mounts_in_order,
     whole_lines,
 )
-from runtime.local.docker_engine import CODE, DockerEngine, share_gpus
+from runtime.local.docker_engine import CODE, DockerEngine
 from runtime.local.docker_options import DockerOptions
-from runtime.local.engine import HostLog
+from runtime.local.host_log import HostLog
 from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, TrainingJobSpec
 
 LogOf = Callable[[str], HostLog]

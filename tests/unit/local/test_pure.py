@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import pytest
 
 from runtime.base.errors import UserError
+from runtime.local.chronicle import PhaseClock
 from runtime.local.environment import container_environ, threads_per_rank
 from runtime.local.interruption import parse_interruption
 from runtime.local.network import free_ports, loopback_addresses
 from runtime.local.projection import project
-from runtime.local.record import AttemptRecord, HostRecord, InterruptionRecord, JobRecord, PhaseClock, read_record
+from runtime.local.record import AttemptRecord, HostRecord, InterruptionRecord, JobRecord, read_record
 from runtime.local.request import GroupSpec, TrainingJobSpec
 from runtime.local.summary import describe, steps_per_second
 
@@ -203,7 +204,7 @@ class TestRecord:
 
     def test_every_moment_has_one_phase_and_waits_are_not_billed(self, monkeypatch: pytest.MonkeyPatch):
         now = iter([0.0, 2.0, 3.5, 10.0])
-        monkeypatch.setattr("runtime.local.record.time.monotonic", lambda: next(now))
+        monkeypatch.setattr("runtime.local.chronicle.time.monotonic", lambda: next(now))
         record = JobRecord("job")
         clock = PhaseClock(record.phases)
         for phase in ("training", "interrupted", "uploading"):

@@ -12,12 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.base.errors import UserError
 from runtime.local import attempt
 from runtime.local.processes import children_of, kill_all, processes_of
 from runtime.local.record import JobRecord
 from runtime.local.request import MetricDefinition
-from runtime.local.runner import claimed
 
 RunSmall = Callable[..., JobRecord]
 
@@ -211,7 +209,7 @@ def test_two_runs_at_one_time_do_not_meet(place: Path, script: Path):
 
 
 def test_a_long_path_moves_the_trees(place: Path, run_small: RunSmall, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("runtime.local.runner.LONGEST_BASE", 10)
+    monkeypatch.setattr("runtime.local.work.LONGEST_BASE", 10)
     monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setattr("tempfile.tempdir", None)
     record = run_small(hosts=1, hp={"steps": "5", "fail_at": "3", "slipway_procs_per_host": "2"})
@@ -219,31 +217,3 @@ def test_a_long_path_moves_the_trees(place: Path, run_small: RunSmall, monkeypat
     assert record.paths["work"] == str(place / "out/.work")  # a failed job's trees come home
     assert (place / "out/.work/attempt-1/algo-1/output/failure").is_file()
     assert not list(place.glob("slipway-*"))
-
-
-class TestClaim:
-    def test_a_foreign_directory_is_left_alone(self, place: Path):
-        (place / "thesis.tex").touch()
-        with pytest.raises(UserError, match=r"thesis\.tex"), claimed(place, "job"):
-            pass
-
-    def test_another_jobs_results_are_left_alone(self, place: Path):
-        JobRecord("mine", status="Completed").write(place / "job.json")
-        with pytest.raises(UserError, match="holds job 'mine'"), claimed(place, "yours"):
-            pass
-
-    def test_two_runs_in_one_directory(self, place: Path):
-        with claimed(place, "job"), pytest.raises(UserError, match="in use"), claimed(place, "job"):
-            pass
-
-    @pytest.mark.parametrize(("status", "kept"), [("Completed", False), ("Failed", True), ("Stopped", True)])
-    def test_a_rerun_sets_results_aside(self, place: Path, status: str, kept: bool):
-        for number in (1, 2):
-            JobRecord("job", status=status).write(place / "job.json")  # type: ignore[arg-type]
-            (place / "model.tar.gz").write_text(str(number))
-            (place / "checkpoints").mkdir(exist_ok=True)
-            with claimed(place, "job") as claim:
-                assert f"earlier-{number}" in claim.earlier
-            assert (place / f"earlier-{number}/model.tar.gz").read_text() == str(number)
-            assert not (place / "job.json").exists()
-            assert (place / "checkpoints").exists() == kept
