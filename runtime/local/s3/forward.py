@@ -64,32 +64,32 @@ class Forwarder:
         self.url = urlunsplit((parts.scheme, f"{host}:{port}", parts.path, parts.query, ""))
         """Under which containers find the service."""
         self._loop = asyncio.new_event_loop()
+        self._ends = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="forward", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Listen no more, and end what is open."""
         with contextlib.suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._loop.call_soon_threadsafe(self._ends.set)
         self._thread.join(END_S)
         if self._thread.is_alive():
             raise PlatformError(f"The forwarder to {self._target[0]}:{self._target[1]} does not end")
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
-            server = self._loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener, limit=PIECE))
-            self._loop.run_forever()
-            server.close()
-            for task in asyncio.all_tasks(self._loop):
-                task.cancel()
-            self._loop.run_until_complete(self._settle())
+            self._loop.run_until_complete(self._live())
         finally:
             self._loop.close()
 
-    async def _settle(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _live(self) -> None:
+        server = await asyncio.start_server(self._serve, sock=self._listener, limit=PIECE)
+        await self._ends.wait()
+        server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = str(writer.get_extra_info("peername")[0]).partition("%")[0]
