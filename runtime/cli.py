@@ -9,6 +9,10 @@ from runtime.base import env, log, redact
 from runtime.base.errors import ExitCode, PlatformError, UserError
 from runtime.version import __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime.checkpoint.listing import Listed
+
 STATUS_CODES = {"Completed": 0, "Failed": 1, "Stopped": 3}
 """Exit codes of ``slipway run``."""
 
@@ -46,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     from runtime.check.flags import add_flags as add_check_flags
     from runtime.data.index.flags import add_flags as add_index_flags
+    from runtime.data.inspect.flags import add_flags as add_inspect_flags
     from runtime.local.flags import add_flags
 
     parser = argparse.ArgumentParser(prog="slipway", description="Runs and explains training jobs on this machine.")
@@ -73,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     index = verbs.add_parser("index", help="list the images of a tree, with captions or labels, for loading by number")
     add_index_flags(index)
     index.set_defaults(verb=_index)
+    inspect = verbs.add_parser("inspect", help="what a dataset is, how fast it is read here; lists checkpoints too")
+    add_inspect_flags(inspect)
+    inspect.set_defaults(verb=_inspect)
     report = verbs.add_parser("report", help="make the profile report of a run")
     report.add_argument("directory", metavar="DIR", help="output directory of a run")
     report.add_argument("--compare", metavar="DIR", help="an earlier run to compare with")
@@ -177,6 +185,36 @@ def _index(flags: argparse.Namespace) -> int:
             f"Indexes need a package: {error}", fix="install the extra: pip install 'slipway[data]'"
         ) from error
     return run_index(flags)
+
+
+def _inspect(flags: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from runtime.checkpoint.listing import list_checkpoints
+
+    if found := list_checkpoints(Path(flags.what)):
+        return _checkpoints(found, as_json=flags.json)
+    try:
+        from runtime.data.inspect.command import run_inspect
+    except ImportError as error:
+        raise UserError(
+            f"Looking into data needs a package: {error}", fix="install the extra: pip install 'slipway[data]'"
+        ) from error
+    return run_inspect(flags)
+
+
+def _checkpoints(found: Sequence["Listed"], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"format": 1, "checkpoints": [vars(one) for one in found]}, indent=2))
+        return 0
+    rows = [
+        (one.name, str(one.step), f"{one.num_bytes:,}", str(one.world_size or "-"), one.why or "complete")
+        for one in found
+    ]
+    _table([("CHECKPOINT", "STEP", "BYTES", "RANKS", "STATE"), *rows])
+    newest = next((one for one in found if one.complete), None)
+    print(f"a job resumes from {newest.name}" if newest else "a job finds nothing to resume from here")
+    return 0
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:

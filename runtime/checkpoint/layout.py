@@ -61,6 +61,16 @@ def checkpoint_name(step: int, run_id: str) -> str:
     return f"step-{step:08d}.{run_id}"
 
 
+def checkpoint_step(name: str) -> int:
+    """Return the step in a checkpoint's name; 0 when it is no such name.
+
+    >>> checkpoint_step("step-00000050.1f3a9c")
+    50
+    """
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else 0
+
+
 def directories(root: Path) -> list[str]:
     """List the directories that are named like checkpoints, complete or not."""
     try:

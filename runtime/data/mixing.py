@@ -66,6 +66,7 @@ class _Joined:
                     f"Channels {names[0]!r} and {name!r} do not mix: one has images or classes that the other has not",
                     allowed="channels that are mixed hold the same kind of samples, with the same label folders",
                 )
+        self.about = first.about
         self.images = first.images
         self.classes = first.classes
         self.digest = hashlib.sha256(" ".join(source.digest for source in sources).encode()).hexdigest()

@@ -94,6 +94,11 @@ class SpanFile:
             raise malformed(str(self.path), begin, f"truncated: a sample needs {size} bytes, {len(data)} are left")
         return self._form.sample(Window.of(data, str(self.path), begin))
 
+    @property
+    def sizes(self) -> Positions:
+        """Bytes of each sample."""
+        return self._sizes.astype(np.int64)
+
     def blocks(self, size: int) -> Positions:
         """Return the number of the first sample in each stretch of about `size` bytes."""
         stretches = self._begins // size
@@ -134,6 +139,7 @@ class Shards:
         """
         began = time.monotonic()
         self.format = found.format
+        self.reason = found.reason
         options = self.options = found.parameters
         opener = _opener(found.format, options, whole=whole)
         self._files = [opener(path) for path in paths]
@@ -170,6 +176,12 @@ class Shards:
             return Blocks(starts, BLOCKS_MIXED)
         groups = max((cast(ParquetFile, file).largest_group for file in self._files), default=1)
         return Blocks(starts, max(1, min(BLOCKS_MIXED, HELD_BYTES // max(1, groups))))
+
+    def sample_bytes(self) -> Positions | None:
+        """Return the bytes of each sample; None for formats whose samples share bytes, as rows of Parquet do."""
+        if not all(isinstance(file, SpanFile) for file in self._files):
+            return None
+        return np.concatenate([cast(SpanFile, file).sizes for file in self._files]).astype(np.int64)
 
     def name(self, index: int) -> str:
         """Name a sample, for messages: its file, and its number in it."""

@@ -109,7 +109,7 @@ def open_source(channel: Channel, *, whole: bool = True) -> Source:
             return _ImageFolders(root, images)
     paths = list_shards(root)
     if paths and told != "images":
-        return _ShardSamples(open_shards(channel.name, root, paths, channel.content_type, whole=whole), channel)
+        return source_of_shards(open_shards(channel.name, root, paths, channel.content_type, whole=whole), channel)
     found = sorted(path.name for path in root.iterdir())[:5]
     what = f"it holds {', '.join(found)}" if found else "it is empty"
     raise UserError(
@@ -117,6 +117,15 @@ def open_source(channel: Channel, *, whole: bool = True) -> Source:
         allowed=f"label folders with images ({', '.join(IMAGE_SUFFIXES)}), images with captions beside them, one .npz "
         "(x, y), x.npy and y.npy, or shards: tar, RecordIO, TFRecord, Parquet, CSV, JSON lines, tokens",
     )
+
+
+def source_of_shards(shards: Shards, channel: Channel) -> Source:
+    """See shards as a channel's samples.
+
+    Raises:
+        UserError: they hold none, or none of the first can be read.
+    """
+    return _ShardSamples(shards, channel)
 
 
 def _images_with_captions(root: Path, in_folders: Sequence[tuple[str, str, int]]) -> "_Pairs | None":
