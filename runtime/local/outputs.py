@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,34 +10,53 @@ from pathlib import Path
 from typing import Any, cast
 
 from runtime.base.errors import FAILURE_REASON_CHARS
+from runtime.base.log import Log
 from runtime.contract.paths import Paths
+from runtime.local.links import Rooms, files_in
+
+log = Log("local")
 
 NOT_METRICS = frozenset({"t", "step", "epoch"})
 COMPRESSION = 1
 """Of gzip: weights hardly shrink, and a laptop should not wait for it."""
 
 
-def merged(directories: Sequence[Path]) -> dict[str, Path]:
-    """List the files of the same directory of every host: relative name to path; a later host wins."""
-    return {
-        path.relative_to(directory).as_posix(): path
-        for directory in directories
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+def merged(directories: Sequence[Path], rooms: Sequence[Rooms | None] = ()) -> dict[str, Path]:
+    """List the files of the same directory of every host: relative name to path; a later host wins.
+
+    Args:
+        directories: in natural order of the hosts.
+        rooms: of each host, see `follow`; empty for hosts whose links mean what they mean here.
+    """
+    found: dict[str, Path] = {}
+    for directory, room in zip(directories, rooms or [None] * len(directories), strict=True):
+        left_out: list[str] = []
+        for name, place in files_in(directory, room):
+            if place is None:
+                left_out.append(name)
+            else:
+                found[name] = place
+        if left_out:
+            shown = ", ".join(left_out[:3]) + (" …" if len(left_out) > 3 else "")
+            log.warning(
+                f"{len(left_out)} names in {directory} are left out ({shown}): links to what is not in the host's own "
+                "directories, circles, or no files"
+            )
+    return found
 
 
-def pack(directories: Sequence[Path], archive: Path) -> bool:
+def pack(directories: Sequence[Path], archive: Path, rooms: Sequence[Rooms | None] = ()) -> bool:
     """Pack the same directory of every host into one archive; a later host overwrites the same name.
 
     Args:
         directories: in natural order of the hosts.
         archive: ``.tar.gz``, written under a temporary name first.
+        rooms: see `merged`.
 
     Returns:
         False when there was no file, and so no archive.
     """
-    members = merged(directories)
+    members = merged(directories, rooms)
     if not members:
         return False
     partial = archive.with_name(f".{archive.name}.partial")
@@ -85,7 +105,7 @@ def put(source: Path, target: Path) -> None:
 def collect_profiler(paths: Paths, target: Path) -> None:
     """Move what was measured on one host out of its tree, with the metrics of its ranks."""
     if Path(paths.profiler).is_dir():
-        shutil.copytree(Path(paths.profiler), target, dirs_exist_ok=True)
+        shutil.copytree(Path(paths.profiler), target, symlinks=True, dirs_exist_ok=True)
     metrics = Path(paths.state) / "metrics.jsonl"
     if metrics.is_file():
         target.mkdir(parents=True, exist_ok=True)
@@ -124,6 +144,11 @@ def _numbers(line: Mapping[str, object]) -> dict[str, float]:
     }
 
 
+def is_plain(path: str) -> bool:
+    """Tell whether a container left a file there: a link of its own means nothing here, and a FIFO has no end."""
+    return os.path.isfile(path) and not os.path.islink(path)
+
+
 def failure_reason(hosts: Sequence[tuple[str, Paths, int]]) -> str | None:
     """Return the reason of the first host that gives one.
 
@@ -131,6 +156,8 @@ def failure_reason(hosts: Sequence[tuple[str, Paths, int]]) -> str | None:
         hosts: name, tree and exit code, in natural order.
     """
     for _, paths, _ in hosts:
+        if not is_plain(paths.failure):
+            continue
         with contextlib.suppress(OSError):
             text = Path(paths.failure).read_text(encoding="utf-8", errors="replace")[:FAILURE_REASON_CHARS]
             if text.strip():

@@ -13,6 +13,7 @@ from runtime.contract.processing_job import MESSAGE_BYTES
 from runtime.local import outputs
 from runtime.local.attempt import AttemptEnd
 from runtime.local.flags import RunOptions
+from runtime.local.links import rooms_of
 from runtime.local.projection import project
 from runtime.local.record import JobRecord
 from runtime.local.request import JobSpec, OutputSpec, ProcessingJobSpec, TrainingJobSpec
@@ -103,24 +104,23 @@ class TrainingResults:
         """Pack the model and the output of all hosts, and project the full run."""
         record.enter("Uploading", "Packing model and output")
         trees = [host.paths for host in end.hosts]
+        in_containers = self._options.engine == "docker"
+        rooms = [rooms_of(self._spec, host.base) if in_containers else None for host in end.hosts]
         archives = {"output": (directory / "output.tar.gz", [Path(paths.output_data) for paths in trees])}
         if record.status != "Failed":
             archives["model"] = (directory / "model.tar.gz", [Path(paths.model) for paths in trees])
         for name, (archive, sources) in archives.items() if self._options.archives else ():
             if name == "model" and not self._spec.packed_model:
                 archive = directory / "model"
-                files = outputs.merged(sources)
+                files = outputs.merged(sources, rooms)
                 for inside, path in files.items():
                     outputs.put(path, archive / inside)
                 record.paths[name] = str(archive) if files else None
             else:
-                record.paths[name] = str(archive) if outputs.pack(sources, archive) else None
+                record.paths[name] = str(archive) if outputs.pack(sources, archive, rooms) else None
         for name, path in local_outputs(self._spec.config_files).items():
-            for host in end.hosts:
-                source = inside_tree(host.base, path)
-                for file in sorted(source.rglob("*")) if source.is_dir() else ():
-                    if file.is_file():
-                        outputs.put(file, directory / name / file.relative_to(source))
+            for inside, file in outputs.merged([inside_tree(host.base, path) for host in end.hosts], rooms).items():
+                outputs.put(file, directory / name / inside)
         summary = outputs.read_record(trees[0], "summary.json")
         if self._options.sample is not None and summary is not None and len(record.attempts) == 1:
             projection = project(summary, end.hosts[0].seconds)
@@ -247,6 +247,8 @@ def exit_message(hosts: list[Paths]) -> str | None:
         UnicodeDecodeError: it is no UTF-8, which fails the job on the service.
     """
     for paths in hosts:
+        if not outputs.is_plain(f"{paths.output}/message"):
+            continue
         try:
             content = Path(paths.output, "message").read_bytes()
         except OSError:
