@@ -43,6 +43,8 @@ class Config:
     compile: bool = False
     num_classes: int = 0
     """0: as many as the channel has label folders. Shards do not tell: needed for them."""
+    samples_per_epoch: int = 0
+    """0: as many as the channel has. A Pipe channel does not tell: needed for it, for the schedule alone."""
     image_size: int = 0
     """Resize every image to this side in pixels; 0: they all have one size already."""
     seed: int = 0
@@ -75,7 +77,8 @@ def train(run: runtime.Run, config: Config) -> None:
     model = run.wrap(model.to(memory_format=layout))  # pyright: ignore[reportCallIssue] - missing in torch's stubs
     forward = torch.compile(model) if config.compile else model
     optimizer = _optimizer(config, model)
-    steps_per_epoch = math.ceil(len(data) / config.accumulate)
+    batches = math.ceil(config.samples_per_epoch / data.global_batch) if config.samples_per_epoch else len(data)
+    steps_per_epoch = math.ceil(batches / config.accumulate)
     schedule = _schedule(config, optimizer, steps_per_epoch, data.global_batch * config.accumulate)
     scaler = torch.amp.GradScaler(run.device.type, enabled=config.precision == "fp16")
     torch.manual_seed(config.seed + 1 + run.rank)  # dropout differs between ranks
@@ -92,7 +95,7 @@ def train(run: runtime.Run, config: Config) -> None:
         model.train()
         for number, batch in enumerate(data, start=1):
             x, y = batch  # x: [batch_size, channels, height, width] float32, y: [batch_size] int64
-            last = number % config.accumulate == 0 or data.position == len(data)
+            last = number % config.accumulate == 0 or not batch.more
             quiet = contextlib.nullcontext() if last or run.world_size == 1 else model.no_sync()  # pyright: ignore
             with quiet, _autocast(config, run.device):
                 losses = F.cross_entropy(

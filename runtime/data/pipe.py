@@ -32,6 +32,7 @@ from runtime.data.loader import Batch, Data, DataState, Extent, Hooks, OnBad, Tr
 from runtime.data.order import ORDER_FORMAT, BatchSlice, Blocks, Division, Last
 from runtime.data.pipe_reader import SHUFFLE_SAMPLES, ReaderPlan
 from runtime.data.pipe_wire import END, ERROR, HEAD, HELLO, PART, Connection, Head, Hello, PipePart, listen
+from runtime.data.sources import About
 from runtime.data.views import View, view_of
 from runtime.world import Place
 
@@ -41,6 +42,8 @@ PIPE_STATE_FORMAT = 1
 EXISTS, ENDED = 1, 2
 """Bits on which hosts agree before each batch: it exists here, or this host's stream is at its end."""
 MARK_BITS = 16
+LEAVE_S = 5.0
+"""For a reader to end by itself."""
 
 
 class NoLength(UserError, TypeError):
@@ -115,8 +118,11 @@ def _end_reader(control: IO[bytes], process: "subprocess.Popen[bytes]", owner: i
     if os.getpid() != owner:  # a loader worker that was forked off holds a copy
         return
     control.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(5)
+    try:
+        process.wait(LEAVE_S)
+    except subprocess.TimeoutExpired:  # a process that was forked off us still holds the other copy
+        process.kill()
+        process.wait()
 
 
 class PipeData(Data):
@@ -280,14 +286,17 @@ class PipeData(Data):
                 assert got is not None  # noqa: S101 - where a batch exists on any host, each has at least padding
                 self._mark = got.fingerprint
                 agreed = self._ask(exists=got.more, mark=self._mark)
+                more = got.more
+                if self._division.shards > 1 and agreed is not None:
+                    more = bool(agreed.result() & EXISTS)  # another host may go on where this one ends
                 batch = got.batch
                 self.skipped += batch.skipped
                 self.bad.add(batch.bad, batch.num_samples + batch.skipped, self.epoch, self._on_bad)
                 batch = self._to_device(batch)
-                batch.more = got.more
+                batch.more = more
                 given += 1
                 self._state = self._state._replace(consumed=self._state.consumed + self._division.global_batch)
-                self._ended = not got.more and self._division.shards == 1
+                self._ended = not more
                 self._hooks.enter("compute")
                 yield batch
         finally:
@@ -507,6 +516,7 @@ class _Nothing:
     images = False
     classes: tuple[str, ...] = ()
     blocks: Blocks | None = None
+    about = About("a stream", "its mode is Pipe", "what is in it is known when it is opened")
 
     def __len__(self) -> int:
         return 0

@@ -9,6 +9,7 @@ Source: "How Amazon SageMaker AI Provides Training Information" and "Augmented m
 import gzip
 import io
 import itertools
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,6 +150,8 @@ def _wrapped(window: Window, told: PipeFormat, join: Join, found: PipeSamples) -
             else:
                 found.empty_objects += 1
         return
+    if head.startswith(GZIP):
+        head = _unpacked(head, f"{window.name}, its first object")
     kind = _probe(Window.of(head, f"{window.name}, its first object"), told)
     if kind is None:
         return
@@ -239,6 +242,13 @@ def _is_number(value: bytes) -> bool:
     return True
 
 
+def _unpacked(head: bytes, name: str) -> bytes:
+    try:
+        return zlib.decompressobj(31).decompress(head, HEAD_BYTES)
+    except zlib.error as error:
+        raise malformed(name, 0, f"damaged gzip data: {error}") from error
+
+
 def _probe(window: Window, told: PipeFormat) -> Found | None:
     """Say which format a stream has; None: nothing is in it."""
     if not window.want(1):
@@ -248,8 +258,6 @@ def _probe(window: Window, told: PipeFormat) -> Found | None:
 
 def fingerprint(sample: Sample, before: int) -> int:
     """Carry on a checksum over samples: sizes, and heads and tails of the fields. 32 bits."""
-    from zlib import crc32
-
     total = before
     for name, value in sample.items():
         if isinstance(value, bytes):
@@ -260,7 +268,7 @@ def fingerprint(sample: Sample, before: int) -> int:
             data = value.keys[:16].tobytes() + value.values[:16].tobytes() + repr(value.shape).encode()
         else:
             data = repr(value).encode("utf-8", "surrogatepass")
-        total = crc32(data, crc32(name.encode("utf-8", "surrogateescape"), total))
+        total = zlib.crc32(data, zlib.crc32(name.encode("utf-8", "surrogateescape"), total))
     return total
 
 
