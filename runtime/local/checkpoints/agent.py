@@ -10,6 +10,7 @@ long as its file.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
@@ -25,6 +26,7 @@ from runtime.base.errors import PlatformError, UserError
 from runtime.base.log import Log
 from runtime.local.checkpoints.plan import SyncPlan
 from runtime.local.checkpoints.stores import CheckpointStore
+from runtime.local.links import Rooms, follow
 
 log = Log("local")
 
@@ -69,8 +71,13 @@ class _GoneError(Exception):
     """The agent is no more, in the middle of a file."""
 
 
-def scan(directory: Path) -> dict[str, FileState]:
-    """List the files that are to be synced; what vanishes meanwhile is left out."""
+def scan(directory: Path, rooms: Rooms | None = None) -> dict[str, FileState]:
+    """List the files that are to be synced; what vanishes meanwhile is left out, and so are linked directories.
+
+    Args:
+        directory: whose files these are.
+        rooms: how links of a container are followed, see `runtime.local.links`.
+    """
     found: dict[str, FileState] = {}
     root = str(directory)
     for parent, _, names in os.walk(root):
@@ -79,7 +86,12 @@ def scan(directory: Path) -> dict[str, FileState]:
                 continue
             path = f"{parent}/{name}"
             with contextlib.suppress(OSError):
-                status = os.stat(path)
+                status = os.lstat(path)
+                if stat.S_ISLNK(status.st_mode):
+                    place = follow(Path(path), rooms)
+                    if place is None:
+                        continue
+                    status = os.stat(place)
                 if not stat.S_ISREG(status.st_mode):
                     continue  # opening a FIFO would wait for its writer
                 found[path[len(root) + 1 :]] = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
@@ -126,21 +138,38 @@ def restore(store: CheckpointStore, directories: Sequence[Path]) -> list[dict[st
     return [scan(directory) for directory in directories]
 
 
-def adopt(store: CheckpointStore, directory: Path) -> int:
+def adopt(store: CheckpointStore, directory: Path, rooms: Rooms | None = None) -> int:
     """Store what a host left whose run was cut off, so that nobody synced the rest; nothing is removed.
+
+    Args:
+        store: where checkpoints are kept.
+        directory: of the host.
+        rooms: see `scan`.
 
     Returns:
         Number of files that were stored.
     """
     there = store.list()
     count = 0
-    for name, state in sorted(scan(directory).items()):
+    for name, state in sorted(scan(directory, rooms).items()):
         known = there.get(name)
         if known is None or known.size != state.size or known.modified_ns < state.mtime_ns:
-            with (directory / name).open("rb") as stream:
+            with opened(directory / name, rooms) as stream:
                 store.put(stream, name)
             count += 1
     return count
+
+
+def opened(path: Path, rooms: Rooms | None) -> BinaryIO:
+    """Open a file that `scan` found.
+
+    Raises:
+        FileNotFoundError: it vanished, or became a link to what is not the host's.
+    """
+    place = follow(path, rooms) if path.is_symlink() else path
+    if place is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return place.open("rb")
 
 
 class SyncAgent:
@@ -154,6 +183,7 @@ class SyncAgent:
         restored: Mapping[str, FileState],
         plan: SyncPlan,
         step: Callable[[], int],
+        rooms: Rooms | None = None,
     ) -> None:
         """Begin to sync.
 
@@ -164,12 +194,14 @@ class SyncAgent:
             restored: what it began with, from `restore`.
             plan: how to behave.
             step: last step of the host's ranks, for faults at a step.
+            rooms: see `scan`.
         """
         self._host = host
         self._directory = directory
         self._store = store
         self._plan = plan
         self._step = step
+        self._rooms = rooms
         self._known: dict[str, FileState] = dict(restored)
         """Content of every file as it is stored."""
         self._since: dict[str, float] = {}
@@ -212,7 +244,13 @@ class SyncAgent:
                 self.vanish()
         if self._failure is not None:
             raise self._failure
-        found = scan(self._directory)
+        found = scan(self._directory, self._rooms)
+        links = _links_left_out(self._directory, found)
+        if links:
+            log.warning(
+                f"{len(links)} links among the checkpoints of {self._host} ({links[0]} …) are not synced: they lead "
+                "out of the host's own directories, to a directory, or nowhere"
+            )
         lost = sum(self._known.get(name) != state for name, state in found.items())
         if lost:
             log.warning(f"{lost} files of checkpoints of {self._host} are not in {self._store.uri}: sync {self._end}")
@@ -260,7 +298,7 @@ class SyncAgent:
         self._require_life()
         self._fade()
         began = time.thread_time()
-        found = scan(self._directory)
+        found = scan(self._directory, self._rooms)
         self._pause_s = min(LONGEST_S, max(SHORTEST_S, (time.thread_time() - began) / LOOKING))
         now = time.monotonic()
         changed = [name for name, state in found.items() if self._known.get(name) != state]
@@ -289,7 +327,7 @@ class SyncAgent:
     def _upload(self, name: str) -> None:
         path = self._directory / name
         uploading, uploaded = Path(f"{path}{UPLOADING}"), Path(f"{path}{UPLOADED}")
-        with path.open("rb") as stream:
+        with opened(path, self._rooms) as stream:
             status = os.fstat(stream.fileno())
             state = FileState(status.st_size, status.st_mtime_ns, status.st_ino)
             self._unmark(uploaded)
@@ -306,7 +344,7 @@ class SyncAgent:
         self._fading.append(uploading)
         # What was changed meanwhile was stored half-written, and has its turn again.
         self._known[name] = state
-        if scan_one(path) == state:
+        if scan_one(path, self._rooms) == state:
             self._mark(uploaded)
 
     def _remove(self, name: str) -> None:
@@ -339,13 +377,24 @@ class SyncAgent:
             log.warning(text)
 
 
-def scan_one(path: Path) -> FileState | None:
+def scan_one(path: Path, rooms: Rooms | None) -> FileState | None:
     """Look at one file; None when it is gone."""
+    place = follow(path, rooms) if path.is_symlink() else path
     try:
-        status = path.stat()
+        status = place.stat() if place is not None else None
     except OSError:
         return None
-    return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino) if status is not None else None
+
+
+def _links_left_out(directory: Path, found: Mapping[str, FileState]) -> list[str]:
+    names = [
+        Path(parent, name).relative_to(directory).as_posix()
+        for parent, directories, files in os.walk(directory)
+        for name in (*directories, *files)
+        if Path(parent, name).is_symlink()
+    ]
+    return sorted(name for name in names if name not in found and not name.endswith(IGNORED))
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from runtime.local.attempt import last_step_in
 from runtime.local.checkpoints.agent import SyncAgent, SyncReport, adopt, restore
 from runtime.local.checkpoints.plan import SyncPlan
 from runtime.local.checkpoints.stores import CheckpointStore, DirectoryStore, S3Store
+from runtime.local.links import Rooms, rooms_of
 from runtime.local.request import JobSpec
 from runtime.local.s3.client import S3Client
 from runtime.local.s3.uri import S3Uri
@@ -50,7 +51,7 @@ class JobCheckpoints:
         """Save what hosts of a run left that was cut off; `trees` are their roots, the later host last."""
         if self._store is None:
             return
-        count = sum(adopt(self._store, checkpoint_directory(self._spec, base)) for base in trees)
+        count = sum(adopt(self._store, checkpoint_directory(self._spec, base), self._rooms(base)) for base in trees)
         if count:
             log.info(f"{count} files of checkpoints of the run that was cut off are saved to {self._store.uri}")
 
@@ -65,14 +66,24 @@ class JobCheckpoints:
         """
         if self._store is None:
             return
+        if isinstance(self._store, DirectoryStore):
+            self._store.require_writable()  # hours later it would be too late to say so
         directories = {host: checkpoint_directory(self._spec, base) for host, base in bases.items()}
         restored = restore(self._store, list(directories.values()))
         for (host, directory), state in zip(directories.items(), restored, strict=True):
             share(directory)
             paths = Paths(str(bases[host]))
-            agent = SyncAgent(host, directory, self._store, state, self._plan, lambda paths=paths: last_step_in(paths))
+            agent = SyncAgent(
+                host, directory, self._store, state, self._plan,
+                lambda paths=paths: last_step_in(paths),
+                self._rooms(bases[host]),
+            )  # fmt: skip
             self._agents.append(agent)
         self._plan = self._plan.healthy()
+
+    def _rooms(self, base: Path) -> Rooms:
+        """Name a host's directories as a container does, and as a process does."""
+        return {**rooms_of(self._spec, base), str(base): base}
 
     def vanish(self) -> None:
         """Let the agents be gone with their machines."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from runtime.base.errors import PlatformError, UserError
 from runtime.base.log import Log
 from runtime.local.s3.client import S3Client
 from runtime.local.s3.uri import S3Object, S3Uri, lay_out
@@ -93,6 +94,30 @@ class DirectoryStore:
                         found[relative] = StoredFile(status.st_size, status.st_mtime_ns)
         return found
 
+    def require_writable(self) -> None:
+        """Write a file, and leave nothing of it: modes and owners do not tell of mounts that are read-only.
+
+        Raises:
+            UserError: nothing can be stored.
+        """
+        missing = [path for path in (self.directory, *self.directory.parents) if not path.exists()]
+        probe = self.directory / f"{os.getpid()}{PARTIAL}"
+        try:
+            while True:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another run removed what it had left empty
+                    probe.touch()
+                    break
+        except OSError as error:
+            raise UserError(
+                f"Checkpoints cannot be kept in {self.directory}: {error.strerror}",
+                fix="name a directory that you can write to: --checkpoints DIR",
+            ) from error
+        with contextlib.suppress(OSError):  # another run may be storing there by now
+            probe.unlink()
+            for path in missing:
+                path.rmdir()
+
     def get(self, name: str, target: Path) -> None:
         """Copy a file."""
         shutil.copy2(self.directory / name, target)
@@ -102,11 +127,14 @@ class DirectoryStore:
         target = self.directory / name
         # Two hosts may store the same name at the same time.
         partial = target.with_name(f"{target.name}.{id(stream):x}{PARTIAL}")
-        while True:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # another host removed what it had left empty
-                copy = partial.open("wb")
-                break
+        try:
+            while True:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another host removed what it had left empty
+                    copy = partial.open("wb")
+                    break
+        except OSError as error:  # not to be taken for one of the file that is stored, which may vanish
+            raise PlatformError(f"{target} cannot be written: {error.strerror}") from error
         with copy:
             try:
                 shutil.copyfileobj(stream, copy, 1 << 20)

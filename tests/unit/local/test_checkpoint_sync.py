@@ -13,6 +13,7 @@ from runtime.local.checkpoints import agent as module
 from runtime.local.checkpoints.agent import SyncAgent, SyncReport, adopt, restore
 from runtime.local.checkpoints.plan import ORDERS, SyncPlan, parse_sync
 from runtime.local.checkpoints.stores import CheckpointStore, DirectoryStore, S3Store
+from runtime.local.links import Rooms
 from runtime.local.s3 import parse_s3_uri
 from runtime.local.s3.client import S3Client
 from tests.conftest import wait_for
@@ -81,8 +82,13 @@ def begin(tmp_path: Path, store: Memory) -> Iterator[Begin]:
     agents: list[SyncAgent] = []
     (tmp_path / "host").mkdir()
 
-    def make(plan: SyncPlan | None = None, known: dict | None = None, step: Callable[[], int] = lambda: 0) -> SyncAgent:
-        agent = SyncAgent("algo-1", tmp_path / "host", store, known or {}, plan or SyncPlan(), step)  # type: ignore[arg-type]
+    def make(
+        plan: SyncPlan | None = None,
+        known: dict | None = None,
+        step: Callable[[], int] = lambda: 0,
+        rooms: Rooms | None = None,
+    ) -> SyncAgent:
+        agent = SyncAgent("algo-1", tmp_path / "host", store, known or {}, plan or SyncPlan(), step, rooms)  # type: ignore[arg-type]
         agents.append(agent)
         return agent
 
@@ -358,6 +364,40 @@ def test_a_directory_store_keeps_no_empty_directories(tmp_path: Path):
     store.remove("a/d")
     store.remove("a/d")
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_place_that_takes_no_checkpoints_is_told_before_the_job_runs(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", tmp_path / "file/below", Path("/proc/none")):
+        with pytest.raises(UserError, match=f"cannot be kept in {directory}: .*--checkpoints DIR"):
+            DirectoryStore(directory).require_writable()
+    DirectoryStore(tmp_path / "new/store").require_writable()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_that_vanished_is_not_taken_for_the_file(tmp_path: Path, begin: Begin, store: Memory):
+    (tmp_path / "file").touch()
+    for directory in (tmp_path / "file", Path("/proc/none")):
+        with pytest.raises(PlatformError, match="cannot be written"):
+            DirectoryStore(directory).put(io.BytesIO(b"1"), "a")
+
+
+def test_a_container_s_link_is_stored_as_what_it_leads_to_there(
+    tmp_path: Path, begin: Begin, store: Memory, capfd: pytest.CaptureFixture[str]
+):
+    host = tmp_path / "host"
+    write(host, five="5")
+    (tmp_path / "ours").write_text("ours")
+    (host / "last").symlink_to("/opt/ml/checkpoints/five")
+    (host / "theirs").symlink_to(tmp_path / "ours")
+    (host / "folder").symlink_to(tmp_path, target_is_directory=True)
+    agent = begin(rooms={"/opt/ml/checkpoints": host})
+    assert agent.finish().lost == 0
+    assert store.files == {"five": b"5", "last": b"5"}
+    assert (
+        "2 links among the checkpoints of algo-1 (folder …) are not synced: they lead out of the host's own"
+        in capfd.readouterr().err
+    )
 
 
 def test_no_room_is_said_before_anything_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
