@@ -187,7 +187,10 @@ class Peers:
         link = self._links.get(host) or (next(iter(self._links.values()), None) if host == self._me else None)
         if link is None:
             return ""
-        name = link.sock.getsockname() if host == self._me else link.sock.getpeername()
+        try:
+            name = link.sock.getsockname() if host == self._me else link.sock.getpeername()
+        except OSError:  # it has gone this moment, which the next turn tells
+            return ""
         return cast("tuple[str, int]", name)[0]
 
     def why_missing(self, host: str) -> str:
