@@ -106,7 +106,7 @@ def train(paths: Paths, environ: env.Environ, signals: Signals) -> Outcome:
 
         cause = cause_from_error(error, job.current_host if job else "-")
         if job is not None and settings is not None and len(job.hosts) > 1:
-            from runtime.launch.supervisor import announce_failure
+            from runtime.launch.announce import announce_failure
 
             announce_failure(cause, job, settings, addresses, signals, time.monotonic() - began)
         return Outcome("failed", cause.exit_code, cause)
