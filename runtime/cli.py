@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from runtime.check.flags import add_flags as add_check_flags
+    from runtime.data.convert.flags import add_flags as add_convert_flags
     from runtime.data.index.flags import add_flags as add_index_flags
     from runtime.data.inspect.flags import add_flags as add_inspect_flags
     from runtime.local.flags import add_flags
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     index = verbs.add_parser("index", help="list the images of a tree, with captions or labels, for loading by number")
     add_index_flags(index)
     index.set_defaults(verb=_index)
+    convert = verbs.add_parser("convert", help="turn any form of a dataset into any other, in shards with a manifest")
+    add_convert_flags(convert)
+    convert.set_defaults(verb=_convert)
     inspect = verbs.add_parser("inspect", help="what a dataset is, how fast it is read here; lists checkpoints too")
     add_inspect_flags(inspect)
     inspect.set_defaults(verb=_inspect)
@@ -215,6 +219,16 @@ def _checkpoints(found: Sequence["Listed"], *, as_json: bool) -> int:
     newest = next((one for one in found if one.complete), None)
     print(f"a job resumes from {newest.name}" if newest else "a job finds nothing to resume from here")
     return 0
+
+
+def _convert(flags: argparse.Namespace) -> int:
+    try:
+        from runtime.data.convert.command import run_convert
+    except ImportError as error:
+        raise UserError(
+            f"Conversions need a package: {error}", fix="install the extra: pip install 'slipway[data]'"
+        ) from error
+    return run_convert(flags)
 
 
 def _settings(environ: env.Environ, *, as_json: bool) -> int:

@@ -63,7 +63,7 @@ def _build(flags: argparse.Namespace, out: Path) -> tuple[Built, Progress]:
     suffix = flags.caption_suffix
     if not suffix.startswith(".") or "/" in suffix:
         raise UserError(f"--caption-suffix is {suffix!r}", allowed="a dot and what follows it, such as .txt")
-    share, processes = _share(flags.share, env.process_environ()), _processes(flags.processes)
+    share, processes = read_share(flags.share, env.process_environ()), read_processes(flags.processes)
     kind: Kind | Literal["auto"] = flags.kind
     if kind == "auto":
         earlier = read_built(out)
@@ -83,7 +83,8 @@ def _build(flags: argparse.Namespace, out: Path) -> tuple[Built, Progress]:
     return built, progress
 
 
-def _processes(word: str) -> int:
+def read_processes(word: str) -> int:
+    """Read ``--processes``: a number, or ``auto`` for one for each CPU that this job may use."""
     from runtime.planning.hardware import probe
 
     if word == "auto":
@@ -93,7 +94,8 @@ def _processes(word: str) -> int:
     return int(word)
 
 
-def _share(word: str | None, environ: Mapping[str, str]) -> Share:
+def read_share(word: str | None, environ: Mapping[str, str]) -> Share:
+    """Read ``--share``: K/N, or ``auto`` by the job's hosts; none is everything."""
     if word is None:
         return Share()
     if word == "auto":
