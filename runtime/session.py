@@ -234,6 +234,8 @@ class Run:
                 Path(self.job.paths.output_data) / record_name(self.rank) if self.job.under_contract else None,
                 shard=self.rank // ranks,
             ),
+            # A model that is trained on the CPU needs one itself.
+            cpus=max(0, self._cpus - (self.device.type == "cpu")),
         )
         self._on_bad[channel] = on_bad
         log.info(
@@ -436,11 +438,15 @@ class Run:
         from runtime.data.loader import AUTO_WORKERS_MOST
 
         if workers == "auto":
-            share = len(os.sched_getaffinity(0)) // self.place.local_world_size
-            return max(0, min(AUTO_WORKERS_MOST, share - 1))
+            return max(0, min(AUTO_WORKERS_MOST, self._cpus - 1))
         if not isinstance(workers, int) or workers < 0:
             raise UserError(f"run.data(workers={workers!r})", allowed="workers is 'auto' or a number of at least 0")
         return workers
+
+    @property
+    def _cpus(self) -> int:
+        """CPUs for this rank."""
+        return len(os.sched_getaffinity(0)) // self.place.local_world_size
 
     def _write_summary(self) -> None:
         """Leave what the local platform needs to project a full run."""

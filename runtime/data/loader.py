@@ -2,17 +2,20 @@
 
 import contextlib
 import itertools
+import os
 import random
+import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
-import torch.utils.data
 
 from runtime.base.errors import UserError
 from runtime.base.log import Log
+from runtime.data.device import Copies
+from runtime.data.feeding import Feeding, Watch
 from runtime.data.order import (
     ORDER_FORMAT,
     BatchSlice,
@@ -28,6 +31,7 @@ from runtime.data.order import (
 )
 from runtime.data.policy import Bad, BadSamples, OnBad
 from runtime.data.sources import BadSample, Source
+from runtime.data.workers import Made, Workers
 
 if TYPE_CHECKING:
     from runtime.profile.phases import Phase
@@ -110,6 +114,7 @@ class Data:
         hooks: "Hooks",
         mix: Mix | None = None,
         bad: BadSamples | None = None,
+        cpus: int | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -128,6 +133,7 @@ class Data:
             hooks: what the Run wants to know of our progress.
             mix: the parts of `source`, if it is several channels.
             bad: keeps what cannot be read; None: by the default bounds, and in no file.
+            cpus: that may decode for this rank; None: all that this process may use.
         """
         self.name = name
         self.classes = source.classes
@@ -142,7 +148,9 @@ class Data:
         self._workers = workers
         self._on_bad: OnBad = on_bad
         self._transform = transform
-        self._device = device
+        self._copies = Copies(device)
+        spare = len(os.sched_getaffinity(0)) if cpus is None else cpus
+        self._watch = Watch(Feeding(name, workers, spare, division.batch_size))
         self._hooks = hooks
         self._state = DataState(0, 0)
         self.skipped = 0
@@ -204,25 +212,33 @@ class Data:
                 fix="use a smaller batch_size, or last='short'",
             )
         left = num_batches(self.agree().largest - self._state.consumed, self._division)
-        batches = iter(self._loader(_Slices(self._order(), self._state.consumed, left, self._division)))
+        slices = _Slices(self._order(), self._state.consumed, left, self._division)
+        batches = self._batches(slices)
         self._hooks.before_first_batch()
+        asked = time.perf_counter()
         try:
             while not self._hooks.at_end():
                 self._hooks.enter("data")
-                batch = next(batches, None)
-                if batch is None:
+                asked, used = time.perf_counter(), time.perf_counter() - asked
+                made = next(batches, None)
+                if made is None:
                     break
-                if isinstance(batch, UserError):
-                    raise batch
+                batch = made.value
                 self.skipped += batch.skipped
                 self.bad.add(batch.bad, batch.num_samples + batch.skipped, self.epoch, self._on_bad)
                 batch = self._to_device(batch)
                 left -= 1
+                waited, asked = time.perf_counter() - asked, time.perf_counter()
+                told = self._watch.add(waited_s=waited, used_s=used, made_s=made.seconds, cpu_s=made.cpu_s)
+                if told:
+                    log.warning(told)
                 batch.more = left > 0
                 self._state = self._state._replace(consumed=self._state.consumed + self._division.global_batch)
                 self._hooks.enter("compute")
                 yield batch
         finally:
+            if isinstance(batches, Workers):
+                batches.close()
             self._hooks.enter("other")
         if left == 0:
             self.next_epoch()
@@ -301,27 +317,14 @@ class Data:
     def _reader(self) -> "_Reader":
         return _Reader(self._source, self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}")
 
-    def _loader(self, slices: "_Slices") -> "torch.utils.data.DataLoader[Batch | UserError]":
-        return torch.utils.data.DataLoader(
-            cast("torch.utils.data.Dataset[Batch | UserError]", self._reader()),
-            sampler=cast(Any, slices),
-            batch_size=None,  # a slice is a whole batch
-            collate_fn=_as_it_is,
-            num_workers=min(self._workers, len(slices)),
-            # Its own generator: the loader would else draw from the global one, and a resumed run would draw again.
-            generator=torch.Generator().manual_seed(0),
-        )
+    def _batches(self, slices: "_Slices") -> Iterator[Made[Batch]]:
+        reader = self._reader()
+        if not self._workers:
+            return _here(reader.load, slices)
+        return Workers(reader.load, iter(slices), min(self._workers, len(slices)), f"channel {self.name!r}")
 
     def _to_device(self, batch: Batch) -> Batch:
-        moved = Batch(
-            cast(
-                Any,
-                (
-                    part.to(self._device, non_blocking=True) if isinstance(part, torch.Tensor) else part
-                    for part in batch
-                ),
-            )
-        )
+        moved = Batch(cast(Any, [self._copies(part) if isinstance(part, torch.Tensor) else part for part in batch]))
         moved.padding, moved.bad = batch.padding, batch.bad
         return moved
 
@@ -370,12 +373,6 @@ class _Reader:
         self._transform = transform
         self._on_bad = on_bad
         self._key = key
-
-    def __getitem__(self, part: BatchSlice) -> "Batch | UserError":
-        try:
-            return self.load(part)
-        except UserError as error:
-            return error  # as a value: a loader worker would wrap the message in its own traceback
 
     def load(self, part: BatchSlice) -> Batch:
         """Read, transform and stack one slice."""
@@ -455,8 +452,11 @@ def _stack(values: list[Any]) -> Any:  # noqa: ANN401 - a tensor, or a list of w
     return torch.stack([torch.as_tensor(np.array(v) if isinstance(v, np.ndarray) else v) for v in values])
 
 
-def _as_it_is(batch: object) -> object:
-    return batch
+def _here(make: Callable[[BatchSlice], Batch], slices: "_Slices") -> Iterator[Made[Batch]]:
+    for part in slices:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        batch = make(part)
+        yield Made(batch, time.perf_counter() - wall, time.thread_time() - cpu)
 
 
 @contextlib.contextmanager
