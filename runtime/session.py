@@ -172,6 +172,7 @@ class Run:
         from runtime.data.mixing import open_channels, weights_of
         from runtime.data.order import Division
         from runtime.data.policy import ON_BAD, BadSamples, Bounds, record_name
+        from runtime.data.storage import look
 
         if batch_size < 1:
             raise UserError(f"run.data({channel!r}, batch_size={batch_size})", allowed="batch_size is at least 1")
@@ -211,6 +212,15 @@ class Run:
         sharded = channels[0].distribution == "ShardedByS3Key" and self.place.num_hosts > 1
         ranks = self.place.local_world_size if sharded else self.world_size
         rank = self.local_rank if sharded else self.rank
+        if self.local_rank == 0:  # one word per host is enough
+            for text in look(
+                channels[0].path,
+                source.about.some,
+                count=source.about.files,
+                median_bytes=source.about.median_bytes,
+                mode=channels[0].input_mode,
+            ):
+                log.warning(f"channel {channels[0].name!r}: {text}")
         damaged = source.find_damaged(range(rank, len(source), ranks)) if on_bad == "raise" else ""
         if damaged:
             raise UserError(f"Channel {channel!r}: {damaged}", fix="replace or remove the file, or use on_bad='skip'")

@@ -140,6 +140,7 @@ class Shards:
         began = time.monotonic()
         self.format = found.format
         self.reason = found.reason
+        self.paths = tuple(paths)
         options = self.options = found.parameters
         opener = _opener(found.format, options, whole=whole)
         self._files = [opener(path) for path in paths]

@@ -22,6 +22,7 @@ from runtime.data.formats.probe import parse_content_type
 from runtime.data.images import IMAGE_SUFFIXES, Array, BadSample, damage, decode_image, mode_of
 from runtime.data.order import Blocks, Positions
 from runtime.data.shards import Shards, list_shards, open_shards
+from runtime.data.storage import PROBED, spread
 from runtime.data.views import view_of
 
 log = Log("data")
@@ -39,6 +40,12 @@ class About:
     reason: str
     view: str
     """What is x and what is y."""
+    files: int = 0
+    """That hold the samples."""
+    median_bytes: float = 0.0
+    """Of them."""
+    some: tuple[Path, ...] = ()
+    """A few of them, spread evenly."""
 
 
 class Source(Protocol):
@@ -158,6 +165,12 @@ def _images_in_folders(root: Path) -> list[tuple[str, str, int]]:
     return found
 
 
+def _files_of(root: Path, images: Sequence[tuple[str, str, int]]) -> tuple[int, float, tuple[Path, ...]]:
+    """Return the last three fields of `About`."""
+    some = tuple(root / folder / name for folder, name, _ in spread(images, PROBED))
+    return len(images), float(np.median([size for _, _, size in images])), some
+
+
 def _size(entry: "os.DirEntry[str]") -> int:
     try:
         return entry.stat().st_size
@@ -176,8 +189,9 @@ class _ImageFolders:
         numbers = {label: number for number, label in enumerate(self.classes)}
         self._root = root
         why = f"its first image lies in a folder: {images[0][0]}/{images[0][1]}"
-        self.about = About("label folders with images", why, "x is the image, y the folder's number")
         self._names = [f"{label}/{name}" for label, name, _ in images]
+        view = "x is the image, y the folder's number"
+        self.about = About("label folders with images", why, view, *_files_of(root, images))
         self._labels = np.array([numbers[label] for label, _, _ in images], dtype=np.int64)
         listing = "\n".join(f"{label}/{name} {size}" for label, name, size in images)
         self.digest = hashlib.sha256(listing.encode()).hexdigest()
@@ -282,8 +296,9 @@ class _Pairs:
 
     def __init__(self, root: Path, images: Sequence[tuple[str, str, int]], suffix: str) -> None:
         self._root = root
-        self.about = About("images with captions", f"an image has a {suffix} beside it", "x is the image, y the text")
         self._names = [f"{folder}/{name}" if folder else name for folder, name, _ in images]
+        why, view = f"an image has a {suffix} beside it", "x is the image, y the text"
+        self.about = About("images with captions", why, view, *_files_of(root, images))
         self._suffix = suffix
         listing = "\n".join(f"{folder}/{name} {size}" for folder, name, size in images)
         self.digest = hashlib.sha256(f"pairs {suffix}\n{listing}".encode("utf-8", "surrogateescape")).hexdigest()
@@ -337,7 +352,12 @@ class _ShardSamples:
         self._shards = shards
         self.digest = shards.digest
         self._view = view_of(shards.format, self._first(), shards.options)
-        self.about = About(f"{shards.format} shards", shards.reason, self._view.said)
+        view, paths = self._view.said, shards.paths
+        sizes = [path.stat().st_size for path in paths]
+        some = tuple(spread(paths, PROBED))
+        self.about = About(
+            f"{shards.format} shards", shards.reason, view, len(paths), float(np.median(sizes)) if sizes else 0.0, some
+        )
         self.images = self._view.images
         self.blocks = shards.blocks(mounted=channel.input_mode == "FastFile")
         log.info(f"channel {channel.name!r}: {self._view.said}")

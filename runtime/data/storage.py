@@ -11,6 +11,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 NETWORK = ("lustre", "nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "beegfs", "9p", "virtiofs")
 """File systems whose every open is a word over a network; so is any that begins with ``fuse``."""
@@ -23,6 +26,8 @@ PROBED = 64
 LAZY_RATIO = 5.0
 """How much slower a first read is than a second one where the file had to be fetched; 5 s against 0.23 s was seen."""
 LAZY_S = 0.05
+LOOK_S = 0.5
+"""Longest look before training."""
 LFS_S = 10.0
 """Longest wait for ``lfs hsm_state``."""
 
@@ -89,7 +94,7 @@ def mount_of(path: Path, table: str = "") -> Mount:
     return best
 
 
-def spread(items: Sequence[Path], count: int) -> list[Path]:
+def spread(items: Sequence[T], count: int) -> list[T]:
     """Choose up to `count` items, evenly."""
     if len(items) <= count:
         return list(items)
@@ -194,6 +199,27 @@ def advice(
             f"this FSx file system seems to load from S3 on first use; load it before the job: {restore}"
         )
     return told
+
+
+def look(root: Path, files: Sequence[Path], *, count: int, median_bytes: float, mode: str) -> list[str]:
+    """Look at a channel's storage when it may matter: many files, or a file system that loads lazily.
+
+    Args:
+        root: of the channel.
+        files: a few of them, spread.
+        count: of all.
+        median_bytes: of a file.
+        mode: input mode of the channel.
+
+    Returns:
+        Warnings, each with its remedy; it takes `LOOK_S` at most, and `LFS_S` more on Lustre.
+    """
+    mount = mount_of(root)
+    if count < MANY_FILES and mount.kind != "lustre":
+        return []
+    opens = time_opens(files, LOOK_S)
+    hsm = hsm_state(files) if mount.kind == "lustre" else None
+    return advice(root, files=count, median_bytes=median_bytes, mode=mode, mount=mount, opens=opens, hsm=hsm)
 
 
 def _forget(file: Path) -> None:
