@@ -4,8 +4,9 @@ Everything that the rest of the package knows of the SDK stands here. It is impo
 ``slipway --help`` work without it.
 """
 
+import contextlib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,8 @@ from runtime.base.errors import PlatformError, UserError, one_line
 
 CALL_S = 120.0
 """For one answer of the engine: a bound for one that hangs, not a measure."""
+NOT_FOUND, CONFLICT = 404, 409
+"""Answers of the engine, as of HTTP."""
 
 
 @dataclass(frozen=True)
@@ -148,46 +151,50 @@ class Docker:
         """Close the connection."""
         self._api.close()
 
+    @contextlib.contextmanager
+    def _request(self, what: str, *, fix: str = "", well: Sequence[int] = ()) -> Generator[None]:
+        """Say what could not be done when a request fails; an answer with a status of `well` is no failure."""
+        try:
+            yield
+        except (self._errors.DockerException, OSError) as error:
+            if getattr(error, "status_code", None) in well:
+                return
+            told = str(getattr(error, "explanation", None) or error)
+            raise PlatformError(one_line(f"The Docker engine could not {what}: {told}"), fix=fix) from error
+
     def image(self, name: str) -> ImageFacts:
         """Look at an image of this machine.
 
         Raises:
             UserError: it is not there.
         """
-        try:
-            facts: Any = self._api.inspect_image(name)
-        except self._errors.NotFound as error:
-            raise UserError(
-                f"Image {name!r} is not on this machine",
-                fix=f"docker pull {name}, or build it (ours: make image/pytorch FLAVOUR=cpu)",
-            ) from error
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"look at image {name!r}", error) from error
+        with self._request(f"look at image {name!r}"):
+            try:
+                facts: Any = self._api.inspect_image(name)
+            except self._errors.NotFound as error:
+                raise UserError(
+                    f"Image {name!r} is not on this machine",
+                    fix=f"docker pull {name}, or build it (ours: make image/pytorch FLAVOUR=cpu)",
+                ) from error
         config: Any = facts.get("Config") or {}
         lines = cast("list[str]", config.get("Env") or [])
         return ImageFacts(str(facts["Id"]), dict(line.split("=", 1) for line in lines if "=" in line))
 
     def image_of(self, container: str) -> str:
         """Return the id of the image that a container was made of."""
-        try:
+        with self._request("look at the container"):
             return str(self._api.inspect_container(container)["Image"])
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("look at the container", error) from error
 
     def create_network(self, name: str, labels: Mapping[str, str], *, internal: bool) -> None:
         """Make a private network; an internal one has no way out, not even to this machine."""
         options = {"com.docker.network.bridge.inhibit_ipv4": "true"} if internal else {}
-        try:
+        with self._request(f"make network {name}", fix="`slipway clean` removes what dead jobs left"):
             self._api.create_network(name, driver="bridge", options=options, internal=internal, labels=dict(labels))
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"make network {name}", error, fix="`slipway clean` removes what dead jobs left") from error
 
     def gateway(self, network: str) -> tuple[str, str]:
         """Return this machine's address on a network, and the addresses of the network, such as ``172.18.0.0/16``."""
-        try:
+        with self._request(f"look at network {network}"):
             facts: Any = self._api.inspect_network(network)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"look at network {network}", error) from error
         ipam = cast("dict[str, list[dict[str, str]] | None]", facts.get("IPAM") or {})
         for config in ipam.get("Config") or []:
             if config.get("Gateway"):
@@ -196,12 +203,8 @@ class Docker:
 
     def remove_network(self, name: str) -> None:
         """Remove a network; no error when it is gone."""
-        try:
+        with self._request(f"remove network {name}", well=(NOT_FOUND,)):
             self._api.remove_network(name)
-        except self._errors.NotFound:
-            return
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"remove network {name}", error) from error
 
     def create(self, spec: ContainerSpec) -> str:
         """Make a container and return its id."""
@@ -223,7 +226,7 @@ class Docker:
         networking = None
         if spec.network not in ("none", "host"):
             networking = self._api.create_networking_config({spec.network: self._api.create_endpoint_config(**named)})
-        try:
+        with self._request(f"make container {spec.name}"):
             made = self._api.create_container(
                 spec.image,
                 command=None if spec.command is None else list(spec.command),
@@ -238,108 +241,74 @@ class Docker:
                 networking_config=networking,
                 use_config_proxy=False,
             )
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"make container {spec.name}", error) from error
         return str(made["Id"])
 
     def start(self, container: str) -> None:
         """Start a container."""
-        try:
+        with self._request("start the container"):
             self._api.start(container)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("start the container", error) from error
 
     def attach(self, container: str) -> Iterator[bytes]:
         """Attach to a container, and return the lines that it prints from now on, until its end."""
-        try:
+        with self._request("attach to the container"):
             pieces: Iterator[Piece] = self._api.attach(container, stream=True, demux=True)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("attach to the container", error) from error
         return self._lines(pieces)
 
     def _lines(self, pieces: Iterator[Piece]) -> Iterator[bytes]:
-        try:
+        with self._request("read what the container prints"):
             yield from whole_lines(pieces)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("read what the container prints", error) from error
 
     def wait(self, container: str) -> int:
         """Wait for the end of a container, however long, and return its exit code."""
-        try:
+        with self._request("wait for the container"):
             return int(self._api.wait(container)["StatusCode"])
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("wait for the container", error) from error
 
     def out_of_memory(self, container: str) -> bool:
         """Tell whether the kernel killed anything in it for its memory limit."""
-        try:
+        with self._request("look at the container"):
             return bool(self._api.inspect_container(container)["State"]["OOMKilled"])
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("look at the container", error) from error
 
     def kill(self, container: str, signal: str) -> None:
         """Send a signal to a container's first process; no error when it does not run."""
-        try:
+        with self._request(f"send {signal}", well=(NOT_FOUND, CONFLICT)):  # gone, or not running
             self._api.kill(container, signal)
-        except self._errors.APIError as error:
-            if error.status_code not in (404, 409):  # gone, or not running
-                raise _failed(f"send {signal}", error) from error
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"send {signal}", error) from error
 
     def pause(self, container: str, *, on: bool) -> None:
         """Stop all processes of a container where they are, or let them go on."""
-        try:
+        with self._request("freeze the container" if on else "let the container go on"):
             self._api.pause(container) if on else self._api.unpause(container)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("freeze the container" if on else "let the container go on", error) from error
 
     def pid(self, container: str) -> int:
         """Return the process id of a container's first process, as the engine's machine counts."""
-        try:
+        with self._request("look at the container"):
             return int(self._api.inspect_container(container)["State"]["Pid"])
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("look at the container", error) from error
 
     def execute(self, container: str, words: Sequence[str]) -> tuple[int, str]:
         """Run a command in a container, and return its exit code and what it printed."""
-        try:
+        with self._request(f"run {words[0]} in the container"):
             made: Any = self._api.exec_create(container, list(words), user="0")
             text: Any = self._api.exec_start(made["Id"])
             return int(self._api.exec_inspect(made["Id"])["ExitCode"]), cast(bytes, text).decode(errors="replace")
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed(f"run {words[0]} in the container", error) from error
 
     def unplug(self, network: str, container: str) -> None:
         """Take a container's interface in a network away."""
-        try:
+        with self._request("disconnect the container"):
             self._api.disconnect_container_from_network(container, network, force=True)
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("disconnect the container", error) from error
 
     def plug(self, network: str, container: str, aliases: Sequence[str]) -> None:
         """Give a container an interface in a network."""
-        try:
+        with self._request("connect the container"):
             self._api.connect_container_to_network(container, network, aliases=list(aliases))
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("connect the container", error) from error
 
     def remove(self, container: str) -> None:
         """Remove a container, also one that runs; no error when it is gone."""
-        try:
+        with self._request("remove the container", well=(NOT_FOUND, CONFLICT)):  # gone, or somebody else removes it
             self._api.remove_container(container, force=True, v=True)
-        except self._errors.APIError as error:
-            if error.status_code not in (404, 409):  # gone, or being removed by somebody else
-                raise _failed("remove the container", error) from error
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("remove the container", error) from error
 
     def containers(self, label: str) -> list[Found]:
         """Find containers, running or not, by a label: ``NAME`` or ``NAME=VALUE``."""
-        try:
+        with self._request("list containers"):
             listed: Any = self._api.containers(all=True, filters={"label": label})
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("list containers", error) from error
         return [
             Found(item["Id"], item["Names"][0].lstrip("/"), item["Labels"] or {}, item["State"] == "running")
             for item in listed
@@ -347,20 +316,11 @@ class Docker:
 
     def networks(self, label: str) -> list[Found]:
         """Find networks by a label: ``NAME`` or ``NAME=VALUE``."""
-        try:
+        with self._request("list networks"):
             listed: Any = self._api.networks(filters={"label": label})
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("list networks", error) from error
         return [Found(item["Id"], item["Name"], item["Labels"] or {}) for item in listed]
 
     def runtimes(self) -> tuple[str, ...]:
         """Names of the engine's runtimes; ``nvidia`` among them where it can give GPUs away."""
-        try:
+        with self._request("ask the engine about itself"):
             return tuple(self._api.info().get("Runtimes") or ())
-        except (self._errors.DockerException, OSError) as error:
-            raise _failed("ask the engine about itself", error) from error
-
-
-def _failed(what: str, error: Exception, fix: str = "") -> PlatformError:
-    told = str(getattr(error, "explanation", None) or error)
-    return PlatformError(one_line(f"The Docker engine could not {what}: {told}"), fix=fix)

@@ -28,7 +28,7 @@ from runtime.local.host_container import HostContainer
 from runtime.local.host_log import HostLog
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec
-from runtime.local.s3.client import S3Grant
+from runtime.local.s3.grant import S3Grant
 from runtime.local.tree import open_to_all, write_tree
 from runtime.planning.hardware import probe
 from runtime.testing.faults.disk import put_away_left

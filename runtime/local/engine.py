@@ -12,7 +12,7 @@ from runtime.contract.paths import Paths
 from runtime.local.host_log import HostLog
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec
-from runtime.local.s3.client import S3Grant
+from runtime.local.s3.grant import S3Grant
 from runtime.testing.faults.network import ContainerNetwork
 
 

@@ -37,7 +37,7 @@ from runtime.local.processes import (
 )
 from runtime.local.record import InputRecord
 from runtime.local.request import JobSpec, ProcessingJobSpec
-from runtime.local.s3.client import S3Grant
+from runtime.local.s3.grant import S3Grant
 from runtime.local.tree import link_channels, write_tree
 from runtime.planning.hardware import probe
 from runtime.testing.faults.network import ContainerNetwork

@@ -5,15 +5,14 @@ import importlib
 import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from runtime.base.env import Environ, region_of
 from runtime.base.errors import PlatformError, UserError, did_you_mean, one_line
 from runtime.base.log import Log
+from runtime.local.s3.grant import S3Grant
 from runtime.local.s3.uri import S3Object, S3Uri
 
 log = Log("local")
@@ -30,29 +29,6 @@ PIECE = 1 << 20
 DENIED = ("AccessDenied", "403", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
 EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestExpired")
 NO_KEY = ("NoSuchKey", "404", "NotFound")
-
-
-@dataclass(frozen=True)
-class S3Grant:
-    """What a container needs to use S3 as we do; never written to a file or a log."""
-
-    environ: dict[str, str]
-    """Credentials and region."""
-    endpoint: str = ""
-    """Of the user's own; empty: AWS."""
-
-    def __repr__(self) -> str:
-        return f"S3Grant(endpoint={self.endpoint!r})"
-
-    def variables(self, endpoint: str) -> dict[str, str]:
-        """Return the variables of a container.
-
-        Args:
-            endpoint: address under which it finds `endpoint`.
-        """
-        if not endpoint:
-            return self.environ
-        return {**self.environ, "AWS_ENDPOINT_URL_S3": endpoint, "S3_ENDPOINT_URL": endpoint}
 
 
 class _BrokenOffError(Exception):
@@ -317,6 +293,8 @@ class S3Client:
         if self._begun.is_set():
             return
         url = urlsplit(str(self._client.meta.endpoint_url))
+        from urllib.request import getproxies  # its HTTP client costs 15 ms, wanted by jobs that use S3
+
         if url.scheme not in getproxies():
             try:
                 port = url.port or (443 if url.scheme == "https" else 80)

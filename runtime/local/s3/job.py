@@ -14,7 +14,8 @@ from runtime.local.outputs import merged
 from runtime.local.record import JobRecord
 from runtime.local.request import ChannelSpec, JobSpec, ProcessingJobSpec, TrainingJobSpec
 from runtime.local.s3.cache import S3Cache, cache_directory
-from runtime.local.s3.client import S3Client, S3Grant
+from runtime.local.s3.client import S3Client
+from runtime.local.s3.grant import S3Grant
 from runtime.local.s3.uri import S3Uri, is_s3, parse_s3_uri
 
 if TYPE_CHECKING:
