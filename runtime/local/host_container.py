@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,8 +71,7 @@ class HostContainer:
                 self.started = time.monotonic()
                 other.start(self.container)
                 self.up.set()
-                for piece in pieces:
-                    _write(sink, piece)
+                self._write_down(pieces, sink)
                 self.ended = (other.wait(self.container), time.monotonic())
             finally:
                 other.close()
@@ -81,6 +81,18 @@ class HostContainer:
             self.lost = PlatformError(str(error))
         finally:
             self.up.set()
+
+    def _write_down(self, pieces: Iterable[bytes], sink: int) -> None:
+        """Write what it prints; when that is not possible any more, still read it: else it could not be ended."""
+        for piece in pieces:
+            if self.lost is None:
+                try:
+                    _write(sink, piece)
+                except OSError as error:
+                    self.lost = PlatformError(
+                        f"The log of {self.name} cannot be written: {error.strerror}",
+                        fix="make room in the output directory, or choose another --output",
+                    )
 
     def poll(self) -> bool:
         """Look whether it has ended."""

@@ -60,9 +60,13 @@ def pack(directories: Sequence[Path], archive: Path, rooms: Sequence[Rooms | Non
     if not members:
         return False
     partial = archive.with_name(f".{archive.name}.partial")
-    with tarfile.open(partial, "w:gz", compresslevel=COMPRESSION, dereference=True) as tar:
-        for name in sorted(members):
-            tar.add(members[name], name, recursive=False)
+    try:
+        with tarfile.open(partial, "w:gz", compresslevel=COMPRESSION, dereference=True) as tar:
+            for name in sorted(members):
+                tar.add(members[name], name, recursive=False)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # on a full disk, job.json needs its room
+        raise
     partial.replace(archive)
     return True
 

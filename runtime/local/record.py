@@ -1,5 +1,6 @@
 """job.json: what a run was and how it ended, in one typed value that is written atomically."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from runtime.base.errors import UserError
+from runtime.base.errors import PlatformError, UserError
 from runtime.local.describe import describe_job
 from runtime.testing.faults.play import Played
 
@@ -186,10 +187,21 @@ class JobRecord:
         return record
 
     def write(self, path: Path) -> None:
-        """Write job.json so that a reader sees the old or the new one, never a part."""
+        """Write job.json so that a reader sees the old or the new one, never a part.
+
+        Raises:
+            PlatformError: it cannot be written; the old one is as it was.
+        """
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise PlatformError(
+                f"{path} cannot be written: {error.strerror}", fix="make room there, or choose another --output"
+            ) from error
 
 
 def read_record(path: Path) -> Mapping[str, Any] | None:

@@ -108,7 +108,13 @@ class Runner:
             self._s3.close()
             for host_log in self._logs.values():
                 host_log.close()
-        self._conclude(LIMIT_STATUS.get(end.end) if end is not None else None)
+        try:
+            self._conclude(LIMIT_STATUS.get(end.end) if end is not None else None)
+        except PlatformError as error:  # a full disk: job.json stays as it was, and says that the job is running
+            log.error(str(error))
+            if record.status == "Completed":
+                record.status, record.exit_code = "Failed", 1
+                record.failure_reason = one_line(f"local platform: {error}")
         return record
 
     # --- before the first attempt -------------------------------------------------------------------------------

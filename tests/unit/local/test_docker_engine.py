@@ -18,6 +18,7 @@ from runtime.local.containers import (
 )
 from runtime.local.docker_engine import CODE, DockerEngine
 from runtime.local.docker_options import DockerOptions
+from runtime.local.host_container import HostContainer
 from runtime.local.host_log import HostLog
 from runtime.local.request import ChannelSpec, CheckpointSpec, GroupSpec, TrainingJobSpec
 
@@ -204,6 +205,25 @@ def test_an_engine_that_goes_away_is_told(spec: TrainingJobSpec, tmp_path: Path,
         host.poll()
     engine.finish([host])
     engine.close()
+
+
+def test_a_log_that_cannot_be_written_is_told_and_the_container_is_still_read(tmp_path: Path):
+    read: list[bytes] = []
+
+    class Chatty(FakeDocker):
+        def attach(self, container: str) -> Iterator[bytes]:
+            for piece in (b"a", b"b", b"c"):
+                read.append(piece)
+                yield piece
+
+    host = HostContainer("algo-1", tmp_path, Chatty())
+    with Path("/dev/full").open("wb") as full:
+        host.follow(ContainerSpec("c", "image", {}, (), {}), full.fileno(), [])
+        assert host.thread is not None
+        host.thread.join(60)
+    assert read == [b"a", b"b", b"c"]
+    with pytest.raises(PlatformError, match=r"log of algo-1 cannot be written: No space left .* Fix: make room"):
+        host.poll()
 
 
 def test_a_request_without_image(spec: TrainingJobSpec, tmp_path: Path):

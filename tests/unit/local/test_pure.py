@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from runtime.base.errors import UserError
+from runtime.base.errors import PlatformError, UserError
 from runtime.local.chronicle import PhaseClock
 from runtime.local.environment import container_environ, threads_per_rank
 from runtime.local.interruption import parse_interruption
@@ -220,3 +220,11 @@ class TestRecord:
             "uploading": 0.0,
         }
         assert record.billable_seconds == 4
+
+
+def test_a_job_json_that_cannot_be_written_is_told_and_nothing_is_left_of_it(tmp_path: Path) -> None:
+    record = JobRecord("a", "training")
+    (tmp_path / "job.json").mkdir()
+    with pytest.raises(PlatformError, match=r"job.json cannot be written: .* Fix: make room there"):
+        record.write(tmp_path / "job.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
