@@ -44,19 +44,22 @@ def _execute(words: list[str]) -> None:
     """Become the command.
 
     Raises:
-        UserError: it would be a processing workload, which this version has none of, or it is not there.
+        UserError: no program is named, or a training workload, or it is not there.
     """
+    ours = workloads(script="process.py")
+    if words and words[0] in ours:
+        words = [sys.executable, ours[words[0]], *words[1:]]
     if not words or words[0].startswith("-") or words[0] in workloads():
         asked = f"`process {words[0]}`" if words else "`process` without a program"
         raise UserError(
-            f"{asked} asks for a processing workload",
-            allowed="this version has none yet; any other command is executed as it is",
-            fix="name a command, such as `process python3 script.py`",
+            f"{asked} names no processing workload",
+            allowed=f"workloads here: {', '.join(ours) or 'none'}; any other command is executed as it is",
+            fix="name one of them, or a command such as `process python3 script.py`",
         )
     if shutil.which(words[0]) is None:
         raise UserError(
             f"{words[0]!r} is neither a processing workload nor a command on PATH",
-            allowed="this version has no processing workloads yet",
+            allowed=f"workloads here: {', '.join(ours) or 'none'}",
         )
     try:
         os.execvp(words[0], words)  # noqa: S606 - that is what we are asked for; an argument list, no shell

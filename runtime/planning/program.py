@@ -67,11 +67,16 @@ class Program:
         return (sys.executable, self.name, *arguments)
 
 
-def workloads(package: str = PACKAGE) -> Mapping[str, str]:
-    """List our workloads by name, each with its script: inside the wheel, or beside the package in a checkout."""
+def workloads(package: str = PACKAGE, script: str = "train.py") -> Mapping[str, str]:
+    """List our workloads by name, each with its script: inside the wheel, or beside the package in a checkout.
+
+    Args:
+        package: directory of this package.
+        script: ``train.py`` of training, ``process.py`` of processing workloads.
+    """
     for home in (f"{package}/_entrypoints", f"{os.path.dirname(package)}/entrypoints"):
         if os.path.isdir(home):
-            scripts = {name: f"{home}/{name}/train.py" for name in sorted(os.listdir(home))}
+            scripts = {name: f"{home}/{name}/{script}" for name in sorted(os.listdir(home))}
             return {name: script for name, script in scripts.items() if os.path.isfile(script)}
     return {}
 

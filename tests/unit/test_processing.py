@@ -93,3 +93,11 @@ def test_what_cannot_run_leaves_a_message_in_a_processing_job_only(tree: Tree) -
     write(tree, resourceconfig={"current_host": "algo-1", "hosts": ["algo-1"]})
     assert process(tree, "no-such-command").returncode == 1
     assert "no-such-command" in Path(tree.paths.output, "message").read_text()
+
+
+def test_our_workloads_are_named_and_run(tree: Tree) -> None:
+    told = process(tree, "--to", "tar").stderr
+    assert "`process --to` names no processing workload. workloads here: convert" in told
+    assert "`process image_classification` names no" in process(tree, "image_classification").stderr
+    done = process(tree, "convert", "--help")
+    assert (done.returncode, "slipway convert" in done.stdout) == (0, True)
