@@ -172,10 +172,14 @@ class Runner:
 
     def _submit_code(self, spec: JobSpec) -> JobSpec:
         """Pack the user's code as the SDK does, and name it in the request."""
-        if self._options.code is None:
+        source = self._options.code or _code_of(spec)
+        if source is None:
             return spec
-        archive = self._work.directory / "source" / "sourcedir.tar.gz"
-        outputs.pack_source(self._options.code, archive, (self._directory, RUNS.absolute()))
+        if source.is_file() and self._options.code is None:
+            archive = source
+        else:
+            archive = self._work.directory / "source" / "sourcedir.tar.gz"
+            outputs.pack_source(source, archive, (self._directory, RUNS.absolute()))
         hyperparameters = {**spec.hyperparameters, "sagemaker_submit_directory": self._engine.submit(archive)}
         return replace(spec, hyperparameters=hyperparameters)
 
@@ -220,6 +224,14 @@ def _tell_without_effect(keys: Mapping[str, str]) -> None:
             log.warning(f"{path} has no effect: {reason}")
     if keys:
         log.info(f"without effect on one machine: {', '.join(keys)} (reasons in job.json)")
+
+
+def _code_of(spec: JobSpec) -> Path | None:
+    """Return the archive or the directory of this machine that the request itself names as its code."""
+    scheme, _, path = spec.hyperparameters.get("sagemaker_submit_directory", "").strip('"').partition("://")
+    code = Path(path)
+    # One that is not here is the image's own, or a mistake that the launcher explains.
+    return code if scheme == "file" and code.is_absolute() and code.exists() else None
 
 
 def _report(directory: Path) -> str | None:

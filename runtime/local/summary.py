@@ -15,7 +15,8 @@ def describe(record: JobRecord) -> str:
     total = sum(record.phases.values())
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.phases.items() if seconds >= 0.05)
     lines.append(
-        f"job {record.name}: {record.status} in {total:.1f} s ({phases}), {record.billable_seconds} s billable"
+        f"job {record.name}: {record.status} in {total:.1f} s{f' ({phases})' if phases else ''}, "
+        f"{record.billable_seconds} s billable"
     )
     if record.savings_percent is not None:
         lines.append(

@@ -1,5 +1,6 @@
 """Reads one object of a request, and names the path of a key in every error. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
@@ -72,6 +73,17 @@ class Node:
                 raise wrong_shape(f"{self.at(key)}[{index}]", item, "a string")
         return tuple(cast(list[str], self._list(key)))
 
+    def variables(self, longest: int) -> dict[str, str]:
+        """Return ``Environment``, whose names have a form that the API demands, and a shell too."""
+        found = self.strings("Environment", longest)
+        for name in found:
+            if not VARIABLE.fullmatch(name) or len(name) > longest:
+                raise UserError(
+                    f"Environment has the name {name!r}",
+                    allowed=f"the API takes letters, digits and '_', no digit first, at most {longest}",
+                )
+        return found
+
     def strings(self, key: str, longest: int) -> dict[str, str]:
         """Return a map of strings, each of at most `longest` characters."""
         node = self.child(key)
@@ -89,6 +101,10 @@ class Node:
         if not isinstance(value, list):
             raise wrong_shape(self.at(key), value, "a list")
         return cast(list[object], value)
+
+
+VARIABLE = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
+"""Source: botocore's model, TrainingEnvironmentKey and ProcessingEnvironmentKey."""
 
 
 def wrong_shape(path: str, value: object, wanted: str) -> UserError:

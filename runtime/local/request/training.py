@@ -69,7 +69,7 @@ def parse_training(request: object, engine: str = "process") -> TrainingJobSpec:
         checkpoint=_checkpoint(root, engine),
         spot=root.flag("EnableManagedSpotTraining"),
         network_isolation=root.flag("EnableNetworkIsolation"),
-        environment=root.strings("Environment", LONGEST_ENVIRONMENT_VALUE),
+        environment=root.variables(LONGEST_ENVIRONMENT_VALUE),
         output=_output(root.child("OutputDataConfig")),
         packed_model=root.child("OutputDataConfig").text("CompressionType", "GZIP", ("GZIP", "NONE")) == "GZIP",
     )

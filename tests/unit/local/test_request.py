@@ -110,6 +110,8 @@ def test_what_means_nothing_here_is_recorded_with_its_reason(tmp_path: Path):
         ({"ResourceConfig": {"InstanceCount": True}}, "ResourceConfig.InstanceCount is True"),
         ({"ResourceConfig": {"InstanceCount": 900}}, "900 hosts"),
         ({"StoppingCondition": {"MaxRuntimeInSeconds": "60"}}, "StoppingCondition.MaxRuntimeInSeconds is '60'"),
+        ({"Environment": {"B C": "1"}}, "Environment has the name 'B C'"),
+        ({"Environment": {"": "1"}}, "Environment has the name ''"),
         ({"InputDataConfig": {}}, "InputDataConfig is {} (dict)"),
         ({"InputDataConfig": [3]}, "InputDataConfig[0] is 3 (int)"),
         ({"InputDataConfig": [{}]}, "lacks InputDataConfig[0].ChannelName"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runtime.local import attempt
+from runtime.local.process_engine import ProcessEngine
 from runtime.local.processes import children_of, kill_all, processes_of
 from runtime.local.record import JobRecord
 from runtime.local.request import MetricDefinition
@@ -217,3 +218,26 @@ def test_a_long_path_moves_the_trees(place: Path, run_small: RunSmall, monkeypat
     assert record.paths["work"] == str(place / "out/.work")  # a failed job's trees come home
     assert (place / "out/.work/attempt-1/algo-1/output/failure").is_file()
     assert not list(place.glob("slipway-*"))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_code_that_the_request_names_here_is_submitted(
+    run_small: RunSmall, place: Path, script: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+):
+    archive = place / "my code.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(script, script.name)
+    submitted: list[Path] = []
+
+    def submit(_: ProcessEngine, path: Path) -> str:
+        submitted.append(path)
+        with tarfile.open(path) as tar:
+            assert tar.getnames() == [script.name]
+        return f"file://{path}"
+
+    monkeypatch.setattr(ProcessEngine, "submit", submit)
+    code = archive if packed else script.parent
+    record = run_small(hosts=1, hp={"sagemaker_submit_directory": f'"file://{code}"'}, options={"code": None})
+    assert record.status == "Completed"
+    assert (submitted == [archive]) == packed
+    assert len(submitted) == 1
