@@ -194,7 +194,7 @@ class _ImageFolders:
         self.about = About("label folders with images", why, view, *_files_of(root, images))
         self._labels = np.array([numbers[label] for label, _, _ in images], dtype=np.int64)
         listing = "\n".join(f"{label}/{name} {size}" for label, name, size in images)
-        self.digest = hashlib.sha256(listing.encode()).hexdigest()
+        self.digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
     def __len__(self) -> int:
         return len(self._names)

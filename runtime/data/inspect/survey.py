@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,46 +58,72 @@ def survey(root: Path, seconds: float) -> Survey:
     """
     if root.is_file():
         return Survey(root, Sizes.of(np.array([root.stat().st_size])), 0, {root.suffix.lower(): 1}, (root,))
-    deadline = time.monotonic() + seconds
-    sizes: list[int] = []
-    suffixes: Counter[str] = Counter()
-    kept: list[str] = []
-    stride, met, directories, unreadable = 1, 0, 0, ""
-    waiting = [str(root)]
-    complete = True
-    while waiting and complete:
-        here = waiting.pop()
-        directories += 1
-        try:
-            with os.scandir(here) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=True):
-                        waiting.append(entry.path)
-                        continue
-                    sizes.append(_size(entry))
-                    suffixes[os.path.splitext(entry.name)[1].lower()] += 1
-                    if met % stride == 0:
-                        kept.append(entry.path)
-                        if len(kept) >= SAMPLE_FILES:
-                            kept, stride = kept[::2], stride * 2
-                    met += 1
-                    if met % 4096 == 0 and time.monotonic() > deadline:
-                        complete = False
-                        break
-        except OSError as error:
-            unreadable = unreadable or f"{here}: {error.strerror}"
-        complete = complete and (not waiting or time.monotonic() <= deadline)
+    walk = _Walk(root, time.monotonic() + seconds)
+    complete = walk.go()
     return Survey(
         root,
-        Sizes.of(np.array(sizes, dtype=np.int64)),
-        directories,
-        dict(suffixes.most_common(12)),
-        tuple(map(Path, sorted(kept))),
+        Sizes.of(np.array(walk.sizes, dtype=np.int64)),
+        walk.directories,
+        dict(walk.suffixes.most_common(12)),
+        tuple(map(Path, sorted(walk.kept))),
         complete,
-        unreadable,
+        walk.unreadable,
     )
+
+
+class _Walk:
+    def __init__(self, root: Path, deadline: float) -> None:
+        self._deadline = deadline
+        self._waiting = [str(root)]
+        self._trees = [os.path.realpath(root)]
+        self._stride = 1
+        self.sizes: list[int] = []
+        self.suffixes: Counter[str] = Counter()
+        self.kept: list[str] = []
+        self.directories = 0
+        self.unreadable = ""
+
+    def go(self) -> bool:
+        """Walk; return whether all was seen in time."""
+        while self._waiting:
+            if self.directories and time.monotonic() > self._deadline:
+                return False
+            here = self._waiting.pop()
+            self.directories += 1
+            try:
+                with os.scandir(here) as entries:
+                    if not self._take(entries):
+                        return False
+            except OSError as error:
+                self.unreadable = self.unreadable or f"{here}: {error.strerror}"
+        return True
+
+    def _take(self, entries: Iterable["os.DirEntry[str]"]) -> bool:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=True):
+                if not entry.is_symlink() or _is_new(entry.path, self._trees):
+                    self._waiting.append(entry.path)
+                continue
+            if len(self.sizes) % self._stride == 0:
+                self.kept.append(entry.path)
+                if len(self.kept) >= SAMPLE_FILES:
+                    self.kept, self._stride = self.kept[::2], self._stride * 2
+            self.sizes.append(_size(entry))
+            self.suffixes[os.path.splitext(entry.name)[1].lower()] += 1
+            if len(self.sizes) % 4096 == 0 and time.monotonic() > self._deadline:
+                return False
+        return True
+
+
+def _is_new(link: str, seen: list[str]) -> bool:
+    """Whether a linked directory lies outside of every tree that is walked already; then it is one of them."""
+    real = os.path.realpath(link)
+    if any(real == tree or real.startswith(tree.rstrip("/") + "/") for tree in seen):
+        return False
+    seen.append(real)
+    return True
 
 
 def _size(entry: "os.DirEntry[str]") -> int:
