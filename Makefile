@@ -40,7 +40,7 @@ soak: setup  ## long fault campaigns: interruptions on this machine, then two ho
 	$(RUN) -m tests.container.campaign
 
 bench: setup  ## every performance claim, against its peers
-	@failed=; for name in start launch relay local profile read index; do $(RUN) -m benchmarks $$name || failed="$$failed $$name"; done; \
+	@failed=; for name in start launch relay local profile read pipe index resume; do $(RUN) -m benchmarks $$name || failed="$$failed $$name"; done; \
 	test -z "$$failed" || { echo "make: goals missed:$$failed" >&2; exit 1; }
 
 check: setup  ## lint, types, layers; changes nothing

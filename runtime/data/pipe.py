@@ -7,33 +7,26 @@ of samples before its end (`len`), and a place other than the next one; to resum
 # A Pipe channel is a `Data` whose inside is another.
 # pyright: reportPrivateUsage=false
 
-import contextlib
 import json
 import os
-import subprocess
-import sys
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, cast
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, Protocol, cast
 
 import torch
 import torch.utils.data
 
-from runtime.base.env import process_environ
 from runtime.base.errors import SlipwayError, UserError
 from runtime.base.log import Log
 from runtime.contract.job import Channel
 from runtime.contract.settings import Settings
 from runtime.data.formats.probe import parse_content_type
-from runtime.data.formats.samples import Sample
-from runtime.data.images import BadSample
 from runtime.data.loader import Batch, Data, DataState, Extent, Hooks, OnBad, Transform, _Reader
-from runtime.data.order import ORDER_FORMAT, BatchSlice, Blocks, Division, Last
+from runtime.data.order import ORDER_FORMAT, BatchSlice, Division, Last
+from runtime.data.pipe_consumer import Decode, Given, NoSource, PartSource, PartStream, as_it_is, view_in
 from runtime.data.pipe_reader import SHUFFLE_SAMPLES, ReaderPlan
-from runtime.data.pipe_wire import END, ERROR, HEAD, HELLO, PART, Connection, Head, Hello, PipePart, listen
-from runtime.data.sources import About
-from runtime.data.views import View, view_of
+from runtime.data.pipe_start import end_reader, start_reader
+from runtime.data.pipe_wire import ERROR, HELLO, Connection, Head, Hello
 from runtime.world import Place
 
 log = Log("data")
@@ -42,8 +35,6 @@ PIPE_STATE_FORMAT = 1
 EXISTS, ENDED = 1, 2
 """Bits on which hosts agree before each batch: it exists here, or this host's stream is at its end."""
 MARK_BITS = 16
-LEAVE_S = 5.0
-"""For a reader to end by itself."""
 
 
 class NoLength(UserError, TypeError):
@@ -70,24 +61,6 @@ class PipeHooks(Hooks, Protocol):
         ...
 
 
-def start_reader(plan: ReaderPlan) -> tuple[bytes, "subprocess.Popen[bytes]"]:
-    """Start the reader of a channel on this host; it ends with us.
-
-    Returns:
-        Its address, and the process, whose standard input is what keeps it.
-    """
-    listener = listen()
-    root = str(Path(__file__).parents[2])
-    environ = process_environ()
-    path = environ.get("PYTHONPATH")
-    environ |= {"PYTHONPATH": f"{root}{os.pathsep}{path}" if path else root, "OMP_NUM_THREADS": "1"}
-    # -P: the working directory is the user's, and may hold a module that is called like one of ours.
-    command = [sys.executable, "-P", "-m", "runtime.data.pipe_reader", plan.to_json(), str(listener.fileno())]
-    with listener:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(listener.fileno(),), env=environ)
-        return cast(bytes, listener.getsockname()), process
-
-
 def attributes_of(channel: str, text: str) -> tuple[str, ...]:
     """Read ``slipway_attribute_names`` for one channel.
 
@@ -112,17 +85,6 @@ def attributes_of(channel: str, text: str) -> tuple[str, ...]:
             allowed='a JSON object of channel to list of attributes, such as {"train": ["source-ref", "class"]}',
         )
     return tuple(cast("list[str]", lists.get(channel, [])))
-
-
-def _end_reader(control: IO[bytes], process: "subprocess.Popen[bytes]", owner: int) -> None:
-    if os.getpid() != owner:  # a loader worker that was forked off holds a copy
-        return
-    control.close()
-    try:
-        process.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:  # a process that was forked off us still holds the other copy
-        process.kill()
-        process.wait()
 
 
 class PipeData(Data):
@@ -157,7 +119,7 @@ class PipeData(Data):
             more: as of `Data`.
         """
         super().__init__(
-            _Nothing(),
+            NoSource(),
             name=plan.channel,
             division=division,
             seed=plan.seed,
@@ -182,7 +144,7 @@ class PipeData(Data):
             address, process = start_reader(plan)
             control = cast("IO[bytes]", process.stdin)
             self._control = control.fileno()
-            weakref.finalize(self, _end_reader, control, process, os.getpid())
+            weakref.finalize(self, end_reader, control, process, os.getpid())
         self._address = hooks.gather_address(address)
 
     @classmethod
@@ -246,7 +208,7 @@ class PipeData(Data):
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample as a batch stacks it, read from the first samples; they are given out all the same."""
         head = self._look()
-        source = _PartSource(_view(head), self.name, 0, range(len(head.samples)), head.samples)
+        source = PartSource(view_in(head), self.name, 0, range(len(head.samples)), head.samples)
         reader = _Reader(source, self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}")
         return tuple(reader.load(BatchSlice(0, tuple(range(len(head.samples))), 0))[0].shape[1:])
 
@@ -272,7 +234,7 @@ class PipeData(Data):
             return
         given, ended = 0, False
         agreed: Agreed | None = None
-        batches: Iterator[_Given | SlipwayError] = iter(self._stream_loader())
+        batches: Iterator[Given | SlipwayError] = iter(self._stream_loader())
         self._hooks.before_first_batch()
         try:
             while not self._hooks.at_end():
@@ -377,7 +339,7 @@ class PipeData(Data):
 
     def _stream_loader(self) -> "torch.utils.data.DataLoader[Any]":
         consumed = self._state.consumed
-        stream = _Stream(
+        stream = PartStream(
             self._address,
             self.name,
             Hello(
@@ -386,13 +348,13 @@ class PipeData(Data):
                 consumed=consumed,
                 fingerprint=self._mark if consumed and self._division.shards == 1 else None,
             ),
-            _Decode(self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}"),
+            Decode(self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}"),
             self._control,
         )
         return torch.utils.data.DataLoader(
             cast("torch.utils.data.Dataset[Any]", stream),
             batch_size=None,  # a part is a whole batch
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self._workers,
             generator=torch.Generator().manual_seed(0),
         )
@@ -408,7 +370,7 @@ class PipeData(Data):
         bits |= folded << 2 | (folded ^ (1 << MARK_BITS) - 1) << 2 + MARK_BITS
         return self._pipe_hooks.combine(bits, 2 + 2 * MARK_BITS)
 
-    def _is_wanted(self, got: "_Given | None", agreed: "Agreed | None") -> bool:
+    def _is_wanted(self, got: "Given | None", agreed: "Agreed | None") -> bool:
         """Say whether the epoch goes on; all ranks come to the same answer."""
         if self._num_hosts == 1:
             return got is not None and got.real
@@ -431,138 +393,3 @@ class PipeData(Data):
                 fix="declare it ShardedByS3Key if hosts should have different objects; do not change the objects while "
                 "the job runs",
             )
-
-
-class _Given(NamedTuple):
-    """One batch as it comes from the loader."""
-
-    batch: Batch
-    more: bool
-    """Whether this host has a further one."""
-    fingerprint: int
-    """Of the samples of the epoch up to its end."""
-    real: bool
-    """False: this host's stream is over, and it is padding for the sake of others."""
-
-
-class _Decode:
-    """What a consumer does with samples."""
-
-    def __init__(self, transform: Transform | None, on_bad: OnBad, key: str) -> None:
-        self.transform = transform
-        self.on_bad: OnBad = on_bad
-        self.key = key
-
-
-class _Stream(torch.utils.data.IterableDataset[Any]):
-    """This rank's batches of one epoch; in a loader worker, each `workers`-th of them."""
-
-    def __init__(self, address: bytes, channel: str, hello: Hello, decode: _Decode, control: int) -> None:
-        self._address = address
-        self._channel = channel
-        self._hello = hello
-        self._decode = decode
-        self._control = control
-
-    def __iter__(self) -> Iterator["_Given | SlipwayError"]:
-        hello = self._hello
-        info = torch.utils.data.get_worker_info()
-        if info is not None:
-            hello = Hello(hello.epoch, hello.local_rank, info.id, info.num_workers, hello.consumed, hello.fingerprint)
-            if self._control >= 0:
-                # A copy from the fork: the reader would live as long as we do.
-                with contextlib.suppress(OSError):
-                    os.close(self._control)
-        connection: Connection | None = None
-        try:
-            connection = Connection(self._address, self._channel)
-            connection.send(HELLO, hello)
-            yield from self._batches(connection)
-        except SlipwayError as error:
-            yield error  # as a value: a loader worker would wrap the message in its own traceback
-        finally:
-            if connection is not None:
-                connection.close()
-
-    def _batches(self, connection: Connection) -> Iterator["_Given | SlipwayError"]:
-        view: View | None = None
-        while True:
-            kind, value = connection.receive()
-            if kind == ERROR:
-                yield value
-                return
-            if kind == HEAD:
-                view = _view(value)
-            elif kind == PART:
-                assert view is not None  # noqa: S101 - the head comes first
-                yield self._load(view, value, real=True)
-            elif kind == END:
-                # Other hosts may have more: padding for as long as they want it.
-                while value is not None and view is not None:
-                    yield self._load(view, value, real=False)
-                return
-
-    def _load(self, view: View, part: PipePart, *, real: bool) -> _Given:
-        source = _PartSource(view, self._channel, self._hello.epoch, part.positions, part.samples)
-        reader = _Reader(source, self._decode.transform, self._decode.on_bad, self._decode.key)
-        batch = reader.load(BatchSlice(part.positions[0], part.positions, part.padding))
-        return _Given(batch, part.more, part.fingerprint, real)
-
-
-class _Nothing:
-    """The source of a channel of which nothing is known yet."""
-
-    digest = ""
-    images = False
-    classes: tuple[str, ...] = ()
-    blocks: Blocks | None = None
-    about = About("a stream", "its mode is Pipe", "what is in it is known when it is opened")
-
-    def __len__(self) -> int:
-        return 0
-
-    def name(self, index: int) -> str:
-        return f"sample {index}"
-
-    def read(self, index: int) -> tuple[Any, Any]:
-        raise BadSample(f"sample {index} has not come yet")
-
-    def find_damaged(self, share: range) -> str:
-        del share
-        return ""
-
-
-class _PartSource(_Nothing):
-    """The samples of one part, by their positions in the epoch."""
-
-    def __init__(
-        self, view: View, channel: str, epoch: int, positions: Sequence[int], samples: Sequence[Sample]
-    ) -> None:
-        self.images = view.images
-        self._view = view
-        self._where = f"channel {channel!r}, epoch {epoch}"
-        self._positions = tuple(positions)
-        self._samples = dict(zip(positions, samples, strict=True))
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def name(self, index: int) -> str:
-        return f"{self._where}, sample {index}"
-
-    def read(self, index: int) -> tuple[Any, Any]:
-        if index not in self._samples:  # a substitute from anywhere: a stream has only what is here
-            index = self._positions[index % len(self._positions)]
-        return self._view.look(self._samples[index], self.name(index), index)
-
-
-def _view(head: Head) -> View:
-    form = {"images": "recordio-image", "augmented": "recordio-image"}.get(head.format, head.format)
-    return view_of(form, head.samples[0], head.options)
-
-
-def _as_it_is(batch: object) -> object:
-    return batch
-
-
-__all__ = ["NoLength", "PipeData", "start_reader"]

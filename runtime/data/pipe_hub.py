@@ -61,12 +61,18 @@ class Hub:
         self._peers: dict[int, Peer] = {}
         self._waited = -1
         self._beat = time.monotonic()
+        self.head: tuple[bytes, bytes] | None = None
+        """What everybody gets who asks for the head of the stream, once it is known."""
         self.served: list[Peer] = []
         """Consumers of the epoch under way; while there are some, `turn` raises when the last one leaves."""
 
     def asking(self) -> list[Peer]:
         """Return who has said what it wants, and is not served yet."""
-        return [peer for peer in self._peers.values() if peer.hello is not None and peer not in self.served]
+        return [
+            peer
+            for peer in self._peers.values()
+            if peer.hello is not None and peer not in self.served and (peer.hello.epoch >= 0 or self.head is None)
+        ]
 
     def wait(self, descriptor: int, seconds: float) -> bool:
         """Serve until a descriptor can be read or time is up; see `runtime.data.pipe_fifo.Waiter`."""
@@ -88,12 +94,7 @@ class Hub:
             LeaderGone: nobody needs us any more.
             AllGone: the consumers of this epoch have left.
         """
-        if descriptor != self._waited:
-            if self._waited >= 0:
-                self._poll.unregister(self._waited)
-            if descriptor >= 0:
-                self._poll.register(descriptor, select.POLLIN)
-            self._waited = descriptor
+        self._watch(descriptor)
         found = False
         for number, event in self._poll.poll(min(seconds, BEAT_S) * 1000):
             if number == self._control:
@@ -104,11 +105,21 @@ class Hub:
             elif number == descriptor:
                 found = True
             else:
-                self._serve(self._peers[number], event)
+                peer = self._peers.get(number)
+                if peer is not None:  # it may have left in this very turn
+                    self._serve(peer, event)
         self._send_beats()
         if self.served and not any(peer.alive for peer in self.served):
             raise AllGone
         return found
+
+    def _watch(self, descriptor: int) -> None:
+        if descriptor != self._waited:
+            if self._waited >= 0:
+                self._poll.unregister(self._waited)
+            if descriptor >= 0:
+                self._poll.register(descriptor, select.POLLIN)
+            self._waited = descriptor
 
     def forget(self, descriptor: int) -> None:
         """A descriptor that was waited for is about to be closed."""
@@ -116,12 +127,12 @@ class Hub:
             self._poll.unregister(descriptor)
             self._waited = -1
 
-    def send(self, peer: Peer, message: bytes) -> None:
+    def send(self, peer: Peer, message: tuple[bytes, bytes]) -> None:
         """Queue a message as soon as the one before it is on its way; nothing for who has left."""
         while peer.alive and peer.pending:
             self.turn(-1, 1.0)
         if peer.alive:
-            peer.pending.append(memoryview(message))
+            peer.pending.extend(map(memoryview, message))
             self._flush(peer)
 
     def finish(self, peers: list[Peer]) -> None:
@@ -171,7 +182,12 @@ class Hub:
             return
         length, _ = HEADER.unpack_from(peer.incoming)
         if len(peer.incoming) >= HEADER.size + length:
-            peer.hello = cast(Hello, pickle.loads(peer.incoming[HEADER.size : HEADER.size + length]))  # noqa: S301 - of our own user, checked
+            peer.hello = hello = cast(Hello, pickle.loads(peer.incoming[HEADER.size : HEADER.size + length]))  # noqa: S301 - of our own user, checked
+
+            if hello.epoch < 0 and self.head is not None:
+                # At once: who asks in the middle of an epoch may be the one for whose sake it does not go on.
+                peer.pending.extend(map(memoryview, self.head))
+                self._flush(peer)
 
     def _flush(self, peer: Peer) -> None:
         try:
@@ -203,5 +219,5 @@ class Hub:
         self._beat = now
         for peer in list(self._peers.values()):
             if peer.hello is not None and not peer.pending:
-                peer.pending.append(memoryview(pack(BEAT, None)))
+                peer.pending.extend(map(memoryview, pack(BEAT, None)))
                 self._flush(peer)

@@ -207,6 +207,7 @@ class Reader:
                 raise self._empty()
             found = self._found
             self._head = Head(found.format, found.reason, dict(found.options), tuple(first))
+            self._hub.head = pack(HEAD, self._head)
             if self._plan.speaks:
                 log.info(f"channel {self._plan.channel!r}: {found.format} from a FIFO because {found.reason}")
         return self._head
@@ -316,6 +317,11 @@ class Reader:
     def _drop(self, sequence: Iterator[Sample], hello: Hello, spare: list[Sample], began: float) -> int:
         """Read up to the position; return the checksum over what was dropped."""
         plan, mark, dropped = self._plan, 0, 0
+        if hello.consumed and plan.speaks:
+            log.info(
+                f"channel {plan.channel!r}, epoch {hello.epoch}: reading up to sample {hello.consumed}, where the job "
+                "was; a stream cannot be sought in (if that takes longer than slipway_first_step_s, raise it)"
+            )
         for sample in itertools.islice(sequence, hello.consumed):
             mark = fingerprint(sample, mark)
             dropped += 1
@@ -326,10 +332,11 @@ class Reader:
         if not hello.consumed:
             return mark
         size = self._fifo.bytes / 1e6 if self._fifo is not None else 0.0
-        log.info(
-            f"channel {plan.channel!r}, epoch {hello.epoch}: {dropped} samples were given out before; read again and "
-            f"dropped: {size:.1f} MB in {time.monotonic() - began:.1f} s (a FIFO cannot be sought in)"
-        )
+        if plan.speaks:
+            log.info(
+                f"channel {plan.channel!r}, epoch {hello.epoch}: {dropped} samples that were given out before are read "
+                f"again and dropped: {size:.1f} MB in {time.monotonic() - began:.1f} s"
+            )
         if hello.fingerprint is not None and (dropped < hello.consumed or mark != hello.fingerprint):
             raise UserError(
                 f"Channel {plan.channel!r}, epoch {hello.epoch}: the first {hello.consumed} samples of the stream are "

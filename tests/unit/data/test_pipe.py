@@ -99,6 +99,14 @@ def test_a_stream_has_no_length_and_can_be_listed_all_the_same(pipes: Pipes) -> 
     assert [batch.num_samples for batch in batches] == [4, 4, 2]
 
 
+def test_the_shape_may_be_asked_for_in_the_middle_of_an_epoch(pipes: Pipes) -> None:
+    data = open_pipe(pipes.feed(lambda _: (written("recordio-image", range(n, n + 9)) for n in range(0, 10**6, 9))))
+    batches = iter(data)
+    next(batches)
+    assert data.shape == (1, 3, 4)
+    assert [int(label) for label in next(batches)[1]] == [4, 5, 6, 7]
+
+
 def test_the_shuffle_is_the_same_in_every_world_and_another_in_every_epoch(pipes: Pipes) -> None:
     def pieces(_: int) -> Iterator[bytes]:
         return iter((written("jsonlines", range(60)),))
