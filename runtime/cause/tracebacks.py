@@ -159,7 +159,8 @@ def _plain(lines: Sequence[str], begin: int, whole: bool) -> tuple[Raised, int] 
 
 def _message_goes_on(lines: Sequence[str], said: str, after: int, whole: bool) -> tuple[list[str], int]:
     if whole:
-        return [line for line in lines[after:] if line.strip()][:MESSAGE_LINES], len(lines)
+        end = next((number for number in range(after, len(lines)) if lines[number] in (CAUSED, HANDLED)), len(lines))
+        return [line for line in lines[after:end] if line.strip()][:MESSAGE_LINES], end
     rest: list[str] = []
     # A message of several lines goes on indented, or in a list; what is printed at exit begins at the margin.
     # "1 validation error for Config" and an empty first line announce more at the margin.

@@ -331,3 +331,20 @@ HEAD = "Traceback (most recent call last):"
 )
 def test_whose_file_it_is(file: str, expected: bool) -> None:
     assert is_users(file) is expected
+
+
+def test_a_formatted_exception_ends_where_the_one_begins_that_it_caused() -> None:
+    import traceback
+
+    def fails() -> None:
+        try:
+            raise KeyError("the first")
+        except KeyError as error:
+            raise ValueError("the second") from error
+
+    with pytest.raises(ValueError, match="the second") as caught:
+        fails()
+    raised = last_raised("".join(traceback.format_exception(caught.value)).splitlines(), whole=True)
+    assert raised is not None
+    assert raised.message.startswith("ValueError: the second (caused by KeyError: 'the first'")
+    assert "Traceback" not in raised.message
