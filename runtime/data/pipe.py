@@ -187,6 +187,8 @@ class PipeData(Data):
             shuffle=shuffle,
             sample=settings.sample,
             speaks=sharded or place.rank == place.local_rank,
+            log_level=settings.log_level,
+            log_json=settings.log_json,
         )
         hosts = place.world_size // ranks
         division = Division(batch_size, first + place.local_rank, ranks, last, shards=hosts)

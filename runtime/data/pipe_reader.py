@@ -66,7 +66,8 @@ class ReaderPlan:
     """Use only so many samples of an epoch; 0: all."""
     speaks: bool
     """Whether its log lines of information are wanted: those of one host say it all when all read the same."""
-    host: str = "-"
+    log_level: str = "info"
+    log_json: bool = False
 
     def division(self, local_rank: int) -> Division:
         """Say how batches are cut for one of the host's ranks."""
@@ -380,7 +381,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # ranks that stop still want their last batch; we end with local rank 0
     plan = ReaderPlan.from_json(sys.argv[1])
-    logging.configure(host=plan.host, level="info" if plan.speaks else "warning")
+    # The launcher's prefix names host and rank.
+    logging.configure(host="", level=plan.log_level, as_json=plan.log_json)
     hub = Hub(socket.socket(fileno=int(sys.argv[2])), control=0)
     with contextlib.suppress(LeaderGone):
         Reader(plan, hub).serve()

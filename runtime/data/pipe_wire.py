@@ -98,14 +98,14 @@ class Connection:
             self._socket.connect(address)
         except OSError as error:
             self._socket.close()
-            raise self._gone(f"it cannot be reached ({error.strerror or error})") from error
+            raise self._gone("it has ended, nobody listens any more") from error
 
     def send(self, kind: int, value: object) -> None:
         """Send one message."""
         try:
             self._socket.sendall(b"".join(pack(kind, value)))
         except OSError as error:
-            raise self._gone(f"it has closed ({error.strerror or error})") from error
+            raise self._gone("it has ended in the middle of a message") from error
 
     def receive(self) -> tuple[int, Any]:
         """Wait for the next message that says something.
@@ -132,7 +132,7 @@ class Connection:
             except TimeoutError as error:
                 raise self._gone(f"it has given no sign of life for {SILENCE_S:g} s") from error
             except OSError as error:
-                raise self._gone(f"it has closed ({error.strerror or error})") from error
+                raise self._gone("it has ended in the middle of a message") from error
             if not got:
                 raise self._gone("it has ended without a word; it may have been killed (out of memory?)")
             view = view[got:]
