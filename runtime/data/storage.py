@@ -26,6 +26,7 @@ PROBED = 64
 LAZY_RATIO = 5.0
 """How much slower a first read is than a second one where the file had to be fetched; 5 s against 0.23 s was seen."""
 LAZY_S = 0.05
+PACK = "slipway convert DIR --to tar --out SHARDS"
 LOOK_S = 0.5
 """Longest look before training."""
 LFS_S = 10.0
@@ -173,18 +174,18 @@ def advice(
         each = f"{opens.first_ms:.1f} ms to open each ({mount.kind})"
         told.append(
             f"{files:,} small files, median {median_bytes / 1000:.1f} kB, {each}: one reader opens at most "
-            f"{1000 / opens.first_ms:,.0f} a second; pack them into tar shards of 100 to 200 MB, or read by more "
-            "workers"
+            f"{1000 / opens.first_ms:,.0f} a second; pack them into tar shards of 100 to 200 MB ({PACK}), or read by "
+            "more workers"
         )
     elif small and mode == "FastFile":
         told.append(
             f"{files:,} small files, median {median_bytes / 1000:.1f} kB, in FastFile mode, where every open is a "
-            "request to S3; pack them into tar shards of 100 to 200 MB, or use FSx for Lustre"
+            f"request to S3; pack them into tar shards of 100 to 200 MB ({PACK}), or use FSx for Lustre"
         )
     elif small and files >= 10 * MANY_FILES and mode == "File" and not mount.over_network:
         told.append(
             f"{files:,} small files, median {median_bytes / 1000:.1f} kB: File mode downloads each by a request of its "
-            "own before the job begins; tar shards of 100 to 200 MB come many times faster"
+            f"own before the job begins; tar shards of 100 to 200 MB come many times faster ({PACK})"
         )
     restore = f"find {root} -type f -print0 | xargs -0 -n 64 -P 8 lfs hsm_restore"
     if hsm is not None and hsm.released:

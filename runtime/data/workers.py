@@ -113,12 +113,13 @@ class Workers(Generic[Item, Value]):
     def close(self) -> None:
         """End the processes, whatever they do."""
         for worker in self._workers:
-            worker.socket.close()
+            with contextlib.suppress(OSError):
+                worker.socket.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
                 os.kill(worker.pid, signal.SIGTERM)
         deadline = time.monotonic() + LEAVE_S
         for worker in self._workers:
-            _reap(worker.pid, deadline)
+            _reap(worker, deadline)
         self._workers.clear()
         self._waiting.clear()
 
@@ -138,8 +139,7 @@ class Workers(Generic[Item, Value]):
         self._waiting.append(worker)
 
     def _mourn(self, worker: "_Worker") -> NoReturn:
-        status = _reap(worker.pid, time.monotonic() + LEAVE_S)
-        worker.socket.close()
+        status = _reap(worker, time.monotonic() + LEAVE_S)
         self._workers = [other for other in self._workers if other is not worker]
         self.close()
         ended = "ended"
@@ -323,20 +323,28 @@ def _exactly(link: socket.socket, size: int) -> bytes:
     return bytes(data)
 
 
-def _reap(pid: int, deadline: float) -> int | None:
-    """Wait for a child that is to end; return its status, None when somebody else has reaped it."""
-    killed = False
-    pause = 0.001
-    while True:
+def _has_left(worker: _Worker, deadline: float) -> bool:
+    """Wait until a worker has closed its end, as its death does; a wait with a deadline, which waitpid has not."""
+    while (left := deadline - time.monotonic()) > 0 and select.select([worker.socket], [], [], left)[0]:
         try:
-            done, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if done:
-            return status
-        if time.monotonic() > deadline and not killed:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-            killed = True
-        time.sleep(pause)  # waitpid has no deadline of its own
-        pause = min(0.05, pause * 2)
+            if not worker.socket.recv(1 << 16):  # what it had sent is not wanted any more
+                return True
+        except OSError:
+            return True
+    return False
+
+
+def _reap(worker: _Worker, deadline: float) -> int | None:
+    """Wait for a worker that is to end, kill it at the deadline; return its status, None when it cannot be told."""
+    left = _has_left(worker, deadline)
+    if not left:
+        with contextlib.suppress(OSError):
+            os.kill(worker.pid, signal.SIGKILL)
+        left = _has_left(worker, time.monotonic() + LEAVE_S)
+    worker.socket.close()
+    try:
+        # One that hangs in the kernel, on a mount that is gone, is not waited for: it ends with the container.
+        done, status = os.waitpid(worker.pid, 0 if left else os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return status if done else None
