@@ -44,8 +44,22 @@ def view_of(form: str, sample: Sample, options: Mapping[str, str]) -> View:
     Args:
         form: the format's name.
         sample: the first one.
-        options: parameters of the content type: ``label_size=N`` of CSV; ``label=float`` of image records.
+        options: parameters of the content type: ``label_size=N`` of CSV; ``label=float`` of image records;
+            ``classes=N``: a label outside of 0..N-1 is no label.
+
+    Raises:
+        UserError: ``classes`` is no number.
     """
+    view = _view_of(form, sample, options)
+    classes = options.get("classes", "")
+    if not classes:
+        return view
+    if not classes.isdigit() or not int(classes):
+        raise UserError(f"classes={classes!r} in the content type", allowed="classes is a number of labels")
+    return _Bounded(view, int(classes))
+
+
+def _view_of(form: str, sample: Sample, options: Mapping[str, str]) -> View:
     if form in ("csv", "tsv"):
         return _Row(tuple(sample), options)
     label = next((name for name in LABEL_FIELDS if name in sample), "")
@@ -64,6 +78,22 @@ def view_of(form: str, sample: Sample, options: Mapping[str, str]) -> View:
     if form in ("parquet", "jsonlines") and label and len(numbers) == len(sample) > 1:
         return _Row(tuple(sample), {**options, "label": label})
     return _Record(tuple(sample))
+
+
+class _Bounded:
+    """Another view, whose labels must be numbers of classes."""
+
+    def __init__(self, view: View, classes: int) -> None:
+        self._view, self._classes = view, classes
+        self.images = view.images
+        self.said = f"{view.said}, in 0..{classes - 1}"
+
+    def look(self, sample: Sample, name: str, index: int) -> tuple[Any, Any]:
+        x, y = self._view.look(sample, name, index)
+        labels = np.asarray(y)
+        if labels.dtype.kind not in "fiub" or not np.all((labels >= 0) & (labels < self._classes)):
+            raise BadSample(f"{name}: the label {y} is none of the {self._classes} classes")
+        return x, y
 
 
 class _Picture:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,40 @@ def roomy() -> BadSamples:
     return BadSamples("train", SAMPLES, Bounds(share=1.0))
 
 
+def test_workers_end_when_an_epoch_is_left(tmp_path: Path) -> None:
+    one = data(folders(tmp_path / "train"), workers=2)
+    others = children()
+    for _ in one:
+        assert len(children() - others) == 2
+        break
+    assert not children() - others
+
+
+def children() -> set[int]:
+    """List the children of this process that live."""
+    found: set[int] = set()
+    for name in Path("/proc").iterdir():
+        try:
+            words = (name / "stat").read_text().rpartition(")")[2].split() if name.name.isdigit() else []
+        except OSError:
+            continue
+        if words and int(words[1]) == os.getpid() and words[0] != "Z":
+            found.add(int(name.name))
+    return found
+
+
+def test_a_device_that_waits_is_told_what_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("runtime.data.feeding.LEAST_S", 0.0)
+    monkeypatch.setattr("runtime.data.feeding.LEAST_BATCHES", 1)
+    monkeypatch.setattr("runtime.data.feeding.SETTLED", 1)
+    list(data(folders(tmp_path / "train"), cpus=4))
+    text = capsys.readouterr().err
+    assert "channel 'train': the device waits" in text
+    assert "pass workers=" in text
+
+
 def test_a_transform_may_call_a_sample_bad(tmp_path: Path) -> None:
     from runtime.data.images import BadSample
 
@@ -178,6 +213,17 @@ def test_a_transform_may_call_a_sample_bad(tmp_path: Path) -> None:
     batches = list(one)
     assert 3 < len(one.bad) < SAMPLES
     assert sum(batch.num_samples for batch in batches) == SAMPLES - len(one.bad)
+
+
+def test_a_label_outside_of_the_classes_is_bad_where_their_number_is_told(tmp_path: Path) -> None:
+    rows = [f"{number % 3},{number}.5" for number in range(12)]
+    rows[4], rows[7], rows[9] = "3,1.5", "-1,1.5", "nan,1.5"
+    (tmp_path / "part.csv").write_text("\n".join(rows) + "\n")
+    one = data(open_source(Channel("train", str(tmp_path), content_type="text/csv;classes=3")))
+    list(one)
+    assert one.bad.state()["samples"] == [[0, 4], [0, 7], [0, 9]]
+    with pytest.raises(UserError, match="classes='many' in the content type"):
+        open_source(Channel("train", str(tmp_path), content_type="text/csv;classes=many"))
 
 
 def some(*numbers: int) -> list[Bad]:
