@@ -7,6 +7,7 @@ of samples before its end (`len`), and a place other than the next one; to resum
 # A Pipe channel is a `Data` whose inside is another.
 # pyright: reportPrivateUsage=false
 
+import itertools
 import json
 import os
 import weakref
@@ -14,19 +15,19 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any, Protocol, cast
 
 import torch
-import torch.utils.data
 
-from runtime.base.errors import SlipwayError, UserError
+from runtime.base.errors import UserError
 from runtime.base.log import Log
 from runtime.contract.job import Channel
 from runtime.contract.settings import Settings
 from runtime.data.formats.probe import parse_content_type
 from runtime.data.loader import Batch, Data, DataState, Extent, Hooks, OnBad, Transform, _Reader
 from runtime.data.order import ORDER_FORMAT, BatchSlice, Division, Last
-from runtime.data.pipe_consumer import Decode, Given, NoSource, PartSource, PartStream, as_it_is, view_in
+from runtime.data.pipe_consumer import Consumer, Given, NoSource, PartSource, view_in
 from runtime.data.pipe_reader import SHUFFLE_SAMPLES, ReaderPlan
 from runtime.data.pipe_start import end_reader, start_reader
 from runtime.data.pipe_wire import ERROR, HELLO, Connection, Head, Hello
+from runtime.data.workers import Workers
 from runtime.world import Place
 
 log = Log("data")
@@ -236,14 +237,14 @@ class PipeData(Data):
             return
         given, ended = 0, False
         agreed: Agreed | None = None
-        batches: Iterator[Given | SlipwayError] = iter(self._stream_loader())
+        consumer = self._consumer()
+        made = Workers(consumer, itertools.count(), self._workers, f"channel {self.name!r}") if self._workers else None
+        batches = (one.value for one in made) if made is not None else map(consumer, itertools.count())
         self._hooks.before_first_batch()
         try:
             while not self._hooks.at_end():
                 self._hooks.enter("data")
-                got = next(batches, None)
-                if isinstance(got, SlipwayError):
-                    raise got
+                got = next(batches)
                 if not self._is_wanted(got, agreed):
                     ended = True
                     break
@@ -264,6 +265,9 @@ class PipeData(Data):
                 self._hooks.enter("compute")
                 yield batch
         finally:
+            if made is not None:
+                made.close()
+            consumer.close()
             self._hooks.enter("other")
         if ended and not given and not self._state.consumed:
             raise UserError(
@@ -339,26 +343,23 @@ class PipeData(Data):
             self._head = cast(Head, value)
         return self._head
 
-    def _stream_loader(self) -> "torch.utils.data.DataLoader[Any]":
+    def _consumer(self) -> Consumer:
         consumed = self._state.consumed
-        stream = PartStream(
+        hello = Hello(
+            epoch=self._state.epoch,
+            local_rank=self._local_rank,
+            workers=max(1, self._workers),
+            consumed=consumed,
+            fingerprint=self._mark if consumed and self._division.shards == 1 else None,
+        )
+        return Consumer(
             self._address,
             self.name,
-            Hello(
-                epoch=self._state.epoch,
-                local_rank=self._local_rank,
-                consumed=consumed,
-                fingerprint=self._mark if consumed and self._division.shards == 1 else None,
-            ),
-            Decode(self._transform, self._on_bad, f"{self._seed}/{self._state.epoch}"),
-            self._control,
-        )
-        return torch.utils.data.DataLoader(
-            cast("torch.utils.data.Dataset[Any]", stream),
-            batch_size=None,  # a part is a whole batch
-            collate_fn=as_it_is,
-            num_workers=self._workers,
-            generator=torch.Generator().manual_seed(0),
+            hello,
+            transform=self._transform,
+            on_bad=self._on_bad,
+            key=f"{self._seed}/{self._state.epoch}",
+            control=self._control if self._workers else -1,
         )
 
     def _ask(self, *, exists: bool, mark: int) -> "Agreed | None":

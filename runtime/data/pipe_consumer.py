@@ -5,12 +5,10 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch.utils.data
-
-from runtime.base.errors import SlipwayError
 from runtime.data.formats.samples import Sample
 from runtime.data.images import BadSample
 from runtime.data.loader import Batch, OnBad, Transform, _Reader
@@ -32,66 +30,87 @@ class Given(NamedTuple):
     """False: this host's stream is over, and it is padding for the sake of others."""
 
 
-class Decode:
-    """What a consumer does with samples."""
+class Consumer:
+    """Makes this rank's batches of one epoch, one after another; in a loader worker, each `workers`-th of them."""
 
-    def __init__(self, transform: Transform | None, on_bad: OnBad, key: str) -> None:
-        self.transform = transform
-        self.on_bad: OnBad = on_bad
-        self.key = key
+    def __init__(
+        self,
+        address: bytes,
+        channel: str,
+        hello: Hello,
+        *,
+        transform: Transform | None,
+        on_bad: OnBad,
+        key: str,
+        control: int,
+    ) -> None:
+        """Connect to nobody yet: the process that makes batches does.
 
-
-class PartStream(torch.utils.data.IterableDataset[Any]):
-    """This rank's batches of one epoch; in a loader worker, each `workers`-th of them."""
-
-    def __init__(self, address: bytes, channel: str, hello: Hello, decode: Decode, control: int) -> None:
+        Args:
+            address: of the reader.
+            channel: its name, for messages.
+            hello: what to ask for; the worker's number is filled in.
+            transform: as of `Data`.
+            on_bad: what an unreadable sample does.
+            key: of a transform's randomness.
+            control: descriptor that keeps the reader alive, of which a loader worker must hold no copy; -1: none.
+        """
         self._address = address
         self._channel = channel
         self._hello = hello
-        self._decode = decode
+        self._transform = transform
+        self._on_bad: OnBad = on_bad
+        self._key = key
         self._control = control
+        self._connection: Connection | None = None
+        self._view: View | None = None
+        self._end: tuple[PipePart | None] | None = None
 
-    def __iter__(self) -> Iterator["Given | SlipwayError"]:
-        hello = self._hello
-        info = torch.utils.data.get_worker_info()
-        if info is not None:
-            hello = Hello(hello.epoch, hello.local_rank, info.id, info.num_workers, hello.consumed, hello.fingerprint)
-            if self._control >= 0:
-                # A copy from the fork: the reader would live as long as we do.
-                with contextlib.suppress(OSError):
-                    os.close(self._control)
-        connection: Connection | None = None
-        try:
-            connection = Connection(self._address, self._channel)
-            connection.send(HELLO, hello)
-            yield from self._batches(connection)
-        except SlipwayError as error:
-            yield error  # as a value: a loader worker would wrap the message in its own traceback
-        finally:
-            if connection is not None:
-                connection.close()
+    def __call__(self, number: int) -> Given | None:
+        """Make the next batch.
 
-    def _batches(self, connection: Connection) -> Iterator["Given | SlipwayError"]:
-        view: View | None = None
-        while True:
-            kind, value = connection.receive()
+        Args:
+            number: of the batch, counted over all workers.
+
+        Returns:
+            None at the end of the host's stream, unless other hosts may have more: then padding.
+
+        Raises:
+            UserError, PlatformError: what the reader has met, or that it is lost.
+        """
+        if self._connection is None:
+            self._connect(number % self._hello.workers)
+        while self._end is None:
+            assert self._connection is not None  # noqa: S101 - made above
+            kind, value = self._connection.receive()
             if kind == ERROR:
-                yield value
-                return
+                raise value
             if kind == HEAD:
-                view = view_in(value)
+                self._view = view_in(value)
             elif kind == PART:
-                assert view is not None  # noqa: S101 - the head comes first
-                yield self._load(view, value, real=True)
+                return self._load(value, real=True)
             elif kind == END:
-                # Other hosts may have more: padding for as long as they want it.
-                while value is not None and view is not None:
-                    yield self._load(view, value, real=False)
-                return
+                self._end = (value,)
+        (padding,) = self._end
+        return None if padding is None else self._load(padding, real=False)
 
-    def _load(self, view: View, part: PipePart, *, real: bool) -> Given:
-        source = PartSource(view, self._channel, self._hello.epoch, part.positions, part.samples)
-        reader = _Reader(source, self._decode.transform, self._decode.on_bad, self._decode.key)
+    def close(self) -> None:
+        """Tell the reader that no more is wanted."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _connect(self, worker: int) -> None:
+        if self._control >= 0:
+            # A copy from the fork: the reader would live as long as we do.
+            with contextlib.suppress(OSError):
+                os.close(self._control)
+        self._connection = Connection(self._address, self._channel)
+        self._connection.send(HELLO, replace(self._hello, worker=worker))
+
+    def _load(self, part: PipePart, *, real: bool) -> Given:
+        assert self._view is not None  # noqa: S101 - the head comes first
+        source = PartSource(self._view, self._channel, self._hello.epoch, part.positions, part.samples)
+        reader = _Reader(source, self._transform, self._on_bad, self._key)
         batch = reader.load(BatchSlice(part.positions[0], part.positions, part.padding))
         return Given(batch, part.more, part.fingerprint, real)
 
@@ -152,8 +171,3 @@ def view_in(head: Head) -> View:
     """Choose what is x and what is y by the first sample of the stream."""
     form = {"images": "recordio-image", "augmented": "recordio-image"}.get(head.format, head.format)
     return view_of(form, head.samples[0], head.options)
-
-
-def as_it_is(batch: object) -> object:
-    """Pass a batch on; a function with a name, since loader workers may be started anew."""
-    return batch
