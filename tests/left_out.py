@@ -26,6 +26,15 @@ def fuse_is_missing() -> str:
     return ""
 
 
+def mounts_are_missing() -> str:
+    """Say why this machine makes no mount namespaces; empty when it does."""
+    if shutil.which("unshare") is None:
+        return "no program `unshare` (util-linux)"
+    words = ["unshare", "--mount", "--map-root-user", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return f"no mount namespaces here: {done.stderr.strip()}" if done.returncode else ""
+
+
 def has_compose_plugin() -> bool:
     """Tell whether ``docker compose`` is there in a version that SDK v2 accepts."""
     if shutil.which("docker") is None:
@@ -54,6 +63,8 @@ def left_out() -> list[str]:
         lines.append("faults on networks and disks of containers (test_local_life): run `make test-container` as root")
     if fuse_is_missing():
         lines.append(f"FastFile mounts: {fuse_is_missing()}")
+    if mounts_are_missing():
+        lines.append(f"loader workers under a tiny /dev/shm: {mounts_are_missing()}; run as root, or allow namespaces")
     lines.append("long campaigns of interruptions: `make soak`")
     return lines
 

@@ -9,8 +9,6 @@ from runtime.base import env, log
 from runtime.base.errors import UserError, did_you_mean
 from runtime.contract.job import Channel, Job, read_job
 from runtime.contract.paths import Paths
-from runtime.data.index.reader import Index
-from runtime.data.index.segments import INDEX, Built, read_built
 from runtime.data.inspect.advise import Plan, advise
 from runtime.data.inspect.look import Dataset, look
 from runtime.data.inspect.prices import read_prices
@@ -30,8 +28,8 @@ def run_inspect(flags: argparse.Namespace) -> int:
     """
     _check(flags)
     log.configure(host="slipway", level="warning")  # what was found and why is in the table
-    if (Path(flags.what) / INDEX).is_file() and (built := read_built(Path(flags.what))) is not None:
-        return _tell_index(Path(flags.what), built, flags)
+    if (Path(flags.what) / "index.json").is_file() and _tell_index(Path(flags.what), flags):
+        return 0
     if flags.what.startswith("s3://"):
         from runtime.data.inspect.bucket import look_at_bucket
 
@@ -61,21 +59,28 @@ def run_inspect(flags: argparse.Namespace) -> int:
     return 1 if _is_broken(found) else 0
 
 
-def _tell_index(path: Path, built: Built, flags: argparse.Namespace) -> int:
+def _tell_index(path: Path, flags: argparse.Namespace) -> bool:
+    """Tell of an index; False when it is none."""
+    from runtime.data.index.reader import Index  # needs orjson, which data of other kinds does not
+    from runtime.data.index.segments import read_built
+
+    built = read_built(path)
+    if built is None:
+        return False
     with Index(path) as index:
         rows = [index[number * len(index) // flags.show] for number in range(min(flags.show, len(index)))]
     about = {"path": str(path), "root": built.root, "rows": built.rows, "kind": built.options.kind}
     about |= {"directories": built.directories, "problems": built.problems, "digest": built.digest, "shown": rows}
     if flags.json:
         sys.stdout.write(json.dumps({"format": FORMAT, "index": about}, indent=2) + "\n")
-        return 0
+        return True
     lines = [
         f"an index of {built.rows:,} rows ({built.options.kind}) of {built.root}, {built.directories:,} directories, "
         f"{built.problems:,} images got no row; digest {built.digest[:16]}",
         *(json.dumps(row, ensure_ascii=False) for row in rows),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
-    return 0
+    return True
 
 
 def _is_broken(found: Dataset) -> bool:

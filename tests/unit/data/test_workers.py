@@ -16,6 +16,7 @@ import torch
 
 from runtime.base.errors import PlatformError, UserError
 from runtime.data.workers import AHEAD, Workers, WorkerTraceback
+from tests.left_out import mounts_are_missing
 
 HANG_S = 120.0
 
@@ -276,3 +277,23 @@ def test_the_time_of_making_is_told() -> None:
     (made,) = Workers(make, iter([0]), 1, "the test")
     assert made.seconds >= 0.05
     assert 0 < made.cpu_s < made.seconds
+
+
+BIG = """
+import torch
+from runtime.data.workers import Workers
+
+for made in Workers(lambda _: torch.ones(1 << 18), iter(range(6)), 2, "the test"):
+    assert int(made.value.sum()) == 1 << 18
+print("done")
+"""
+
+
+def test_a_dev_shm_of_64_kilobytes_is_enough() -> None:
+    if why := mounts_are_missing():
+        pytest.skip(why)
+    # In a mount namespace of its own: nobody else sees the small one.
+    script = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
+    words = ["unshare", "--mount", "--map-root-user", "bash", "-c", script, "bash", sys.executable, "-c", BIG]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG_S, check=False)
+    assert done.stdout == "done\n", done.stderr
