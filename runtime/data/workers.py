@@ -7,8 +7,6 @@ but memory, and nothing is left behind however anybody ends. See docs/adr/0013.
 """
 
 import contextlib
-import io
-import mmap
 import os
 import pickle
 import select
@@ -23,10 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-import numpy as np
 import torch
 
 from runtime.base.errors import PlatformError, UserError
+from runtime.data.parcels import put, take
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -37,7 +35,6 @@ ORPHAN_S = 5.0
 """How often an idle worker looks whether its parent still lives, should somebody else hold our end of its socket."""
 LEAVE_S = 5.0
 """From SIGTERM to SIGKILL for a worker that is not wanted any more."""
-ALIGN = 64
 _REQUEST = struct.Struct("<Q")
 _REPLY = struct.Struct("<QQdd")
 """Bytes in all, where the pickled body begins, seconds of work, seconds of CPU."""
@@ -225,27 +222,17 @@ def _as_raised(error: Exception) -> _Raised:
 
 
 def _send(link: socket.socket, value: object, seconds: float, cpu_s: float) -> None:
-    body = io.BytesIO()
-    packer = _Packer(body)
     try:
-        packer.dump(value)
+        handle, size, begin = put(value)
     except Exception as error:  # a lambda in a sample, for one
-        body = io.BytesIO()
-        packer = _Packer(body)
         told = UserError(
             f"What a loader worker made cannot be sent to its rank: {type(error).__name__}: {error}",
             allowed="tensors, arrays, numbers, text, and lists and dicts of them",
             fix="change what transform= returns, or use workers=0",
         )
-        packer.dump(_as_raised(told))
-    handle = os.memfd_create("slipway-batch", os.MFD_CLOEXEC)
+        handle, size, begin = put(_as_raised(told))
     try:
-        size = packer.size + body.tell()
-        os.ftruncate(handle, size)
-        for offset, part in packer.parts:
-            _write(handle, part, offset)
-        _write(handle, body.getbuffer(), packer.size)
-        socket.send_fds(link, [_REPLY.pack(size, packer.size, seconds, cpu_s)], [handle])
+        socket.send_fds(link, [_REPLY.pack(size, begin, seconds, cpu_s)], [handle])
     finally:
         os.close(handle)
 
@@ -257,60 +244,7 @@ def _receive(link: socket.socket) -> Made[Any] | None:
     if len(head) < _REPLY.size:
         head += _exactly(link, _REPLY.size - len(head))
     size, begin, seconds, cpu_s = _REPLY.unpack(head)
-    try:
-        held = mmap.mmap(handles[0], size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-    finally:
-        os.close(handles[0])
-    value = _Unpacker(io.BytesIO(held[begin:]), held).load()
-    return Made(value, seconds, cpu_s)
-
-
-class _Packer(pickle.Pickler):
-    """Leaves the contents of tensors and arrays out of the pickle; they lie before it, aligned."""
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, protocol=pickle.HIGHEST_PROTOCOL)
-        self.parts: list[tuple[int, memoryview]] = []
-        self.size = 0
-
-    def persistent_id(self, obj: Any) -> Any:  # noqa: ANN401 - whatever a sample holds
-        if type(obj) is torch.Tensor and _is_plain(obj):
-            whole = obj.contiguous()
-            return "tensor", whole.dtype, tuple(whole.shape), self._keep(whole.reshape(-1).view(torch.uint8).numpy())
-        if type(obj) is np.ndarray and obj.size and not obj.dtype.hasobject:
-            whole = np.ascontiguousarray(obj)
-            return "array", whole.dtype, obj.shape, self._keep(whole.reshape(-1).view(np.uint8))
-        return None
-
-    def _keep(self, data: Any) -> int:  # noqa: ANN401 - an array of bytes
-        offset = -(-self.size // ALIGN) * ALIGN
-        self.parts.append((offset, memoryview(data)))
-        self.size = offset + data.nbytes
-        return offset
-
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    plain = tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.requires_grad
-    return plain and tensor.numel() > 0 and not tensor.is_complex() and not tensor.is_quantized
-
-
-class _Unpacker(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, held: mmap.mmap) -> None:
-        super().__init__(stream)
-        self._held = held
-
-    def persistent_load(self, pid: Any) -> Any:  # noqa: ANN401 - see `_Packer`
-        kind, dtype, shape, offset = pid
-        count = int(np.prod(shape, dtype=np.int64))
-        if kind == "tensor":  # it keeps the memory alive as long as it lives itself
-            return torch.frombuffer(self._held, dtype=dtype, count=count, offset=offset).reshape(shape)
-        return np.frombuffer(self._held, dtype, count, offset).reshape(shape)
-
-
-def _write(handle: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(handle, data, offset)
-        data, offset = data[count:], offset + count
+    return Made(take(handles[0], size, begin), seconds, cpu_s)
 
 
 def _exactly(link: socket.socket, size: int) -> bytes:

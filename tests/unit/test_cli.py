@@ -175,7 +175,7 @@ def test_the_command_line_does_not_import_torch():
 
 class TestProcess:
     @pytest.mark.parametrize("words", [[], ["--input", "x"], ["image_classification"]])
-    def test_what_names_no_processing_workload_is_told_those_that_are_here(self, words: list[str], capsys: pytest.CaptureFixture[str]):
+    def test_what_names_no_workload_is_told_which_are_here(self, words: list[str], capsys: pytest.CaptureFixture[str]):
         assert processing.main(words) == 1
         err = capsys.readouterr().err
         assert err.startswith("process: ")
