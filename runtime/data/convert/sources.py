@@ -118,7 +118,8 @@ def _holds_images(root: Path) -> bool:
 
 
 def _open_tree(path: Path, options: Options, work: Path, processes: int) -> Opened:
-    from runtime.data.index.build import Request, build, guess_kind
+    from runtime.data.index.build import Request, build
+    from runtime.data.index.guess import guess_kind
     from runtime.data.index.reader import Index
     from runtime.data.index.rows import Options as IndexOptions
 

@@ -10,10 +10,13 @@ from typing import Literal
 
 from runtime.base import env
 from runtime.base.errors import UserError
-from runtime.data.index.build import Progress, Request, Share, build, guess_kind, merge
+from runtime.data.index.build import Progress, Request, build
+from runtime.data.index.guess import guess_kind
+from runtime.data.index.merge import merge
 from runtime.data.index.reader import Index
 from runtime.data.index.rows import Kind, Options
 from runtime.data.index.segments import Built, read_built
+from runtime.data.index.tasks import Share
 
 SAY_S = 10.0
 """Between two lines of progress in a log; a terminal gets one line that changes."""

@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtime.base.errors import UserError
-from runtime.data.index import build as build_module
-from runtime.data.index import scan
-from runtime.data.index.build import BUILDING, Request, Share, build, guess_kind, merge
+from runtime.data.index import hands, scan, worker
+from runtime.data.index.build import BUILDING, Request, build
+from runtime.data.index.guess import guess_kind
 from runtime.data.index.headers import BadHeader, NeedMore, image_size
+from runtime.data.index.merge import merge
 from runtime.data.index.reader import Index
 from runtime.data.index.rows import LONGEST_CAPTION, Options
+from runtime.data.index.tasks import Share
 from tests.unit.data.index.trees import CountedFiles, SlowFiles, add_pair, grow, jpeg
 
 PAIRS = Options("pairs")
@@ -40,7 +42,7 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _trusting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A test makes directories a moment before they are listed: their times must count all the same."""
-    monkeypatch.setattr(build_module, "FRESH_NS", 0)
+    monkeypatch.setattr(worker, "FRESH_NS", 0)
     yield
     SlowFiles.reset()
 
@@ -202,7 +204,7 @@ def test_a_caption_changed_in_place_shows_with_recheck_only(tree: Path, out: Pat
 def test_a_directory_that_has_just_changed_is_not_trusted(
     tree: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "FRESH_NS", 3_600_000_000_000)
+    monkeypatch.setattr(worker, "FRESH_NS", 3_600_000_000_000)
     add_pair(tree, "1.jpg")
     build(Request(tree, out, PAIRS))
     add_pair(tree, "2.jpg")
@@ -270,7 +272,7 @@ def test_a_missing_part_is_named(tree: Path, tmp_path: Path) -> None:
 def test_several_processes_make_the_same_index(
     tree: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "ALONE_S", 0.0)
+    monkeypatch.setattr(hands, "ALONE_S", 0.0)
     grow(tree, 6, 5)
     one, _ = build(Request(tree, out, PAIRS))
     many, _ = build(Request(tree, tmp_path / "many", PAIRS, processes=2))
@@ -303,11 +305,11 @@ def test_two_builds_of_one_index(tree: Path, out: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from runtime.data.index import build as module
+from runtime.data.index import worker
 from runtime.data.index.build import Request, build
 from runtime.data.index.rows import LONGEST_CAPTION, Options
-module.FRESH_NS = 0
-module.REPORT_S = 0.0
+worker.FRESH_NS = 0
+worker.REPORT_S = 0.0
 def progress(seen):
     if seen.directories > 3:
         os.kill(os.getpid(), signal.SIGKILL)
