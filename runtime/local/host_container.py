@@ -1,6 +1,7 @@
 """One host of a job as a container: brought up, followed to its end, and hit by faults."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ from runtime.contract.paths import Paths
 from runtime.local.containers import ContainerSpec, Docker
 from runtime.testing.container import RANKS, top_of_rank
 from runtime.testing.faults.network import ContainerNetwork
+
+HANDLER_S = 5.0
+"""After its start, for a first process to set its handler of SIGTERM; one that never does is not waited for longer."""
 
 
 @dataclass
@@ -105,10 +109,18 @@ class HostContainer:
         return True
 
     def terminate(self) -> None:
-        """Send SIGTERM to its first process, as ``docker stop`` does; one that is just coming up is waited for."""
+        """Send SIGTERM to its first process, as ``docker stop`` does; one that is just coming up is waited for.
+
+        The kernel drops SIGTERM for a first process that has no handler for it yet: Ctrl-C at a job that has only just
+        started would be heard by some hosts, and the others would run on until they are killed.
+        """
         self.up.wait()
-        if self.container:
-            self.docker.kill(self.container, "SIGTERM")
+        if not self.container:
+            return
+        status = Path(f"/proc/{self.pid}/status")
+        while time.monotonic() < self.started + HANDLER_S and not _hears_sigterm(status):
+            time.sleep(0.01)  # the kernel tells nobody
+        self.docker.kill(self.container, "SIGTERM")
 
     # --- faults ---------------------------------------------------------------------------------------------
 
@@ -150,3 +162,13 @@ def _write(sink: int, piece: bytes) -> None:
     view = memoryview(piece)
     while view:
         view = view[os.write(sink, view) :]
+
+
+def _hears_sigterm(status: Path) -> bool:
+    """Tell by ``/proc/PID/status`` whether a process catches or ignores SIGTERM; True where nobody can know."""
+    try:
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return True  # it has ended, or runs on another machine
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigCgt:", "SigIgn:"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in masks)

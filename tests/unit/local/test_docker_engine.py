@@ -1,6 +1,9 @@
 """Engine docker without Docker: what each container is made of, and what becomes of it."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +227,34 @@ def test_a_log_that_cannot_be_written_is_told_and_the_container_is_still_read(tm
     assert read == [b"a", b"b", b"c"]
     with pytest.raises(PlatformError, match=r"log of algo-1 cannot be written: No space left .* Fix: make room"):
         host.poll()
+
+
+def test_sigterm_waits_for_the_handler_of_a_process_that_has_just_started(tmp_path: Path):
+    code = """
+import pathlib, signal, sys
+while not pathlib.Path(sys.argv[1]).exists():
+    pass
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
+signal.pause()
+"""
+    looked = 0
+
+    class Engine(FakeDocker):
+        def pid(self, container: str) -> int:
+            nonlocal looked
+            looked += 1
+            (tmp_path / "go").touch()
+            return process.pid
+
+        def kill(self, container: str, signal: str) -> None:
+            process.terminate()
+
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "go"]) as process:
+        host = HostContainer("algo-1", tmp_path, Engine(), started=time.monotonic() + 60, container="c")
+        host.up.set()
+        host.terminate()
+        assert process.wait(60) == 9
+    assert looked == 1
 
 
 def test_a_request_without_image(spec: TrainingJobSpec, tmp_path: Path):
