@@ -182,6 +182,7 @@ def _start(make: Callable[[Any], Any], siblings: list[socket.socket]) -> _Worker
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and ends us
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the parent does then is not ours to do
         for held in (ours, *siblings):
             held.close()  # or nobody would see that the parent has gone
         torch.set_num_threads(1)

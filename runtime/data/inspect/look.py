@@ -12,13 +12,15 @@ import numpy as np
 
 from runtime.base.errors import SlipwayError, UserError
 from runtime.contract.job import Channel
-from runtime.data.images import BadSample
+from runtime.data.images import IMAGE_SUFFIXES, BadSample
 from runtime.data.inspect.survey import Sizes, Survey, survey
-from runtime.data.shards import open_shards
+from runtime.data.shards import list_shards, open_shards
 from runtime.data.sources import Source, open_source, source_of_shards
 from runtime.data.storage import Mount, Opens, advice, hsm_state, mount_of, spread, time_opens
 
 READ_BYTES = 1 << 20
+WHOLE_BYTES = 4 << 30
+"""Of shards: up to here all are opened, which finds every sample; beyond, some of this size are, spread evenly."""
 DAMAGED_SHOWN = 5
 LABELS_SHOWN = 10
 
@@ -58,6 +60,8 @@ class Dataset:
     view: str = ""
     """What is x and what is y."""
     samples: int = 0
+    opened: int = 0
+    """Shards that were opened, when not all: then the number of samples is an estimate."""
     sample_bytes: Sizes = field(default_factory=lambda: Sizes(0, 0, 0.0, 0.0, 0))
     """Of the files of images, or the samples in their shards; none where samples share bytes."""
     labels: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -110,17 +114,28 @@ def look(channel: Channel, *, seconds: float, show: int, mode: str = "File") -> 
         refused = f"there is more than can be listed in {seconds / 3:.0f} s: raise --seconds, or use `slipway index`"
         return _with_speed(found, None, seconds / 3, mode, refused)
     try:
-        source = _open(channel)
+        source, opened = _open(channel, walked)
     except SlipwayError as error:
         return _with_speed(found, None, seconds / 3, mode, str(error))
-    return _with_speed(found, source, seconds / 3, mode, "", show)
+    looked = _with_speed(found, source, seconds / 3, mode, "", show)
+    if not opened:
+        return looked
+    share = sum(path.stat().st_size for path in opened) / walked.files.total
+    return replace(looked, samples=round(looked.samples / share), opened=len(opened))
 
 
-def _open(channel: Channel) -> Source:
+def _open(channel: Channel, walked: Survey) -> tuple[Source, list[Path]]:
+    """Open all, or some shards of many; these are named, then."""
     path = channel.path
-    if path.is_dir():
-        return open_source(channel, whole=False)
-    return source_of_shards(open_shards(channel.name, path.parent, [path], channel.content_type, whole=False), channel)
+    images = sum(count for suffix, count in walked.suffixes.items() if suffix in IMAGE_SUFFIXES)
+    some: list[Path] = []
+    if path.is_dir() and walked.files.total > WHOLE_BYTES and 2 * images < walked.files.count:
+        every = list_shards(path)
+        some = spread(every, max(1, int(WHOLE_BYTES / walked.files.total * len(every))))
+    if path.is_dir() and not some:
+        return open_source(channel, whole=False), []
+    root, paths = (path, some) if some else (path.parent, [path])
+    return source_of_shards(open_shards(channel.name, root, paths, channel.content_type, whole=False), channel), some
 
 
 def _with_speed(

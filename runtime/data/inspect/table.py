@@ -28,7 +28,8 @@ def _what(found: Dataset) -> Iterator[Row]:
     if found.view:
         yield "a sample", found.view
     if found.samples:
-        yield "samples", f"{found.samples:,}{_sizes(found.sample_bytes, ', ')}"
+        about = f"about {found.samples:,} by {found.opened} shards" if found.opened else f"{found.samples:,}"
+        yield "samples", f"{about}{_sizes(found.sample_bytes, ', ')}"
     suffixes = ", ".join(f"{count:,} {suffix or 'without suffix'}" for suffix, count in found.survey.suffixes.items())
     yield "files", f"{at_least}{files.count:,} in {found.survey.directories:,} directories: {suffixes}"
     yield "sizes of files", _sizes(files, "") or "-"

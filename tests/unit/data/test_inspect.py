@@ -108,6 +108,19 @@ def test_tar_shards(tmp_path: Path, facts: Callable[..., dict[str, Any]]) -> Non
         assert about["labels_of"] == 30
 
 
+def test_of_very_many_shards_some_are_opened(
+    tmp_path: Path, facts: Callable[..., dict[str, Any]], inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        (tmp_path / f"part-{number:02}.csv").write_text("1,2.5,3\n" * 100)
+    monkeypatch.setattr("runtime.data.inspect.look.WHOLE_BYTES", 5 * 800)
+    about = facts(tmp_path)
+    assert about["opened"] == 5
+    assert about["samples"] == 2000
+    assert about["files"]["files"]["count"] == 20
+    assert "about 2,000 by 5 shards" in inspect(tmp_path)[1]
+
+
 def test_rows_of_csv(tmp_path: Path, facts: Callable[..., dict[str, Any]]) -> None:
     (tmp_path / "part.csv").write_text("".join(f"{number % 2},{number}.5,2\n" for number in range(50)))
     about = facts(tmp_path)
