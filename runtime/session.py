@@ -9,20 +9,17 @@ The loop stays the author's: no base class, no callback, no replaced verb.
 import contextlib
 import hashlib
 import json
-import mmap
 import os
-import time
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsFloat, cast
 
 from runtime.base.env import Environ
-from runtime.base.errors import PlatformError, Stopped, UserError
+from runtime.base.errors import Stopped, UserError
 from runtime.base.log import Log
 from runtime.contract.job import Job
 from runtime.contract.settings import Settings
-from runtime.launch.progress import PROGRESS
-from runtime.version import __version__
+from runtime.progress_slot import ProgressSlot
 from runtime.world import PendingBits, Place, World
 
 if TYPE_CHECKING:
@@ -80,7 +77,7 @@ class Run:
         self._state_dir = (
             Path(environ["SLIPWAY_STATE_DIR"]) if "SLIPWAY_STATE_DIR" in environ else Path(job.paths.state)
         )
-        self._progress = _open_progress(self._state_dir / "progress", self.place.local_rank)
+        self._progress = ProgressSlot(self._state_dir / "progress", self.place.local_rank)
         self._report_progress()
         leads = self.rank == 0 and job.under_contract
         self._metrics = MetricLog(
@@ -342,23 +339,12 @@ class Run:
         """
         if self.rank != 0:
             return
-        import torch
-
+        from runtime.model_file import write_model
         from runtime.strategies import unwrap
 
-        directory = Path(self.job.paths.model)
         state = cast("torch.nn.Module", unwrap(model)).state_dict()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            aside = directory / ".model.pt.tmp"
-            torch.save(state, aside)
-            aside.rename(directory / "model.pt")
-            record = {"format": 1, "runtime": __version__, "step": self._step, "world_size": self.world_size}
-            (directory / "model.json").write_text(json.dumps({**record, **facts}, indent=1) + "\n", encoding="utf-8")
-        except (OSError, RuntimeError) as error:
-            raise PlatformError(f"The model cannot be written to {directory}: {error}") from error
+        write_model(Path(self.job.paths.model), state, {"step": self._step, "world_size": self.world_size, **facts})
         self._report_progress()
-        log.info(f"saved {directory / 'model.pt'}")
 
     # --- for runtime.main ---------------------------------------------------------------------------------------
 
@@ -409,12 +395,8 @@ class Run:
             raise Stopped(step=self._step, reason=self._stop.reason)
 
     def _report_progress(self) -> None:
-        """Tell the launcher of the last finished step, and that we still move.
-
-        Step 0 says that we are here and have finished none yet.
-        """
-        if self._progress is not None:
-            PROGRESS.pack_into(self._progress, self.local_rank * PROGRESS.size, self._step, time.time())
+        """Tell the launcher of the last finished step, and that we still move."""
+        self._progress.report(self._step)
 
     def _save(self) -> None:
         if not self._checkpointer.active or self._checkpointer.saved_step == self._step:
@@ -430,10 +412,10 @@ class Run:
         """Let every rank know what all have found; every rank calls this at the same points of the job."""
         if self.world_size > 1 and not self.world.joined:
             return
-        told = self.world.gather([(data.name, data.bad.fresh()) for data in self._data])
+        told = self.world.gather([(data.name, data.bad.fresh(), data.bad.seen) for data in self._data])
         for data in self._data:
-            found = [bad for rank in told for name, some in rank if name == data.name for bad in some]
-            data.bad.hear(found, judge=judge)
+            mine = [(found, seen) for rank in told for name, found, seen in rank if name == data.name]
+            data.bad.hear([bad for found, _ in mine for bad in found], sum(seen for _, seen in mine), judge=judge)
 
     def _tell_bad_samples(self) -> None:
         for data in self._data:
@@ -524,16 +506,6 @@ class _DataHooks:
         digest = hashlib.sha256(" ".join(extent.digest for extent in hosts).encode()).hexdigest()
         samples = sum(extent.samples for extent in hosts)
         return mine._replace(digest=digest, samples=samples, largest=max(extent.largest for extent in hosts))
-
-
-def _open_progress(path: Path, local_rank: int) -> mmap.mmap | None:
-    """Map the launcher's progress file; None when nobody watches."""
-    try:
-        with path.open("r+b") as stream:
-            shared = mmap.mmap(stream.fileno(), 0)
-    except (OSError, ValueError):
-        return None
-    return shared if len(shared) >= (local_rank + 1) * PROGRESS.size else None
 
 
 def _write_json(path: Path, value: Mapping[str, object]) -> None:
