@@ -89,6 +89,9 @@ class BadSamples:
         self._unnamed = 0
         self._earlier_digest = ""
         self._seen = 0
+        self._found = 0
+        """By this rank itself, as `_seen` is: only these two belong together before the ranks have talked."""
+        self._seen_by_all = self._seen_earlier = 0
         self._said = 0
 
     def __len__(self) -> int:
@@ -118,19 +121,27 @@ class BadSamples:
         if len(self) <= SHOWN or len(self) >= 2 * self._said:
             self._said = len(self)
             log.warning(f"channel {self._channel!r}: {len(self)} unreadable samples so far; {fresh[-1].reason}")
-        # Every sample is tried once in an epoch: more epochs make none of them more.
-        self._judge(min(self._seen, self._total) if self._total else self._seen)
+        self._found += len(fresh)
+        if len(self) > self._bounds.most:  # of these, those before a resume and of other ranks count at once
+            self._judge(len(self), max(self._seen, self._seen_by_all, self._seen_earlier))
+        self._judge(self._found, self._seen)
 
     def fresh(self) -> tuple[Bad, ...]:
         """Return what the other ranks have not heard of yet."""
         told, self._fresh = tuple(self._fresh), []
         return told
 
-    def hear(self, told: Sequence[Bad], *, judge: bool = True) -> None:
+    @property
+    def seen(self) -> int:
+        """Samples that this rank has tried since it began."""
+        return self._seen
+
+    def hear(self, told: Sequence[Bad], seen: int, *, judge: bool = True) -> None:
         """Take what all ranks have found; every rank hears the same.
 
         Args:
             told: of all ranks, this one included.
+            seen: the sum of all ranks' `seen`.
             judge: False: the job is over, nothing is refused any more.
 
         Raises:
@@ -138,8 +149,9 @@ class BadSamples:
         """
         for one in told:
             self._known.setdefault(one.key, one)
-        if judge and len(self) > self._bounds.most:
-            self._judge(self._total or self._seen)
+        self._seen_by_all = self._seen_earlier + seen
+        if judge and len(self):
+            self._judge(len(self), self._seen_by_all)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of them, a few hundred bytes; empty when there are none."""
@@ -147,7 +159,9 @@ class BadSamples:
             return {}
         keys = sorted(self._known)
         digest = hashlib.sha256(f"{self._earlier_digest} {keys}".encode()).hexdigest()[:16]
-        return {"count": len(self), "samples": [list(key) for key in keys[:IN_STATE]], "digest": digest}
+        return {"count": len(self), "samples": [list(key) for key in keys[:IN_STATE]], "digest": digest} | {
+            "seen": max(self._seen_by_all, self._seen_earlier)
+        }
 
     def load_state(self, state: Mapping[str, Any], name: Callable[[int], str]) -> None:
         """Go on counting where a checkpoint was.
@@ -157,6 +171,7 @@ class BadSamples:
             name: of a sample of this host's files, by its number.
         """
         self._known.clear()
+        self._seen_earlier = int(state.get("seen", 0))
         for shard, index in state.get("samples", ()):
             called = name(index) if shard == self._shard else f"sample {index} of the hosts' group {shard}"
             one = Bad(index, called, f"{called} could not be read before the job was resumed", shard)
@@ -180,15 +195,16 @@ class BadSamples:
             f"{'; '.join(named)}{more}{where}"
         )
 
-    def _judge(self, seen: int) -> None:
-        broken = self._bounds.broken_by(len(self), seen)
+    def _judge(self, bad: int, seen: int) -> None:
+        # Every sample is tried once in an epoch: more epochs make none of them more.
+        seen = min(seen, self._total or seen)
+        broken = self._bounds.broken_by(bad, seen)
         if not broken:
             return
         last = next(reversed(self._known.values()))
         where = f", all of them are in {self._record}" if self._record else ""
         raise UserError(
-            f"Channel {self._channel!r}: {len(self)} of {seen} samples cannot be read, {broken}; the last: "
-            f"{last.reason}",
+            f"Channel {self._channel!r}: {bad} of {seen} samples cannot be read, {broken}; the last: {last.reason}",
             fix=f"mend the data{where}; or raise slipway_bad_most and slipway_bad_share",
         )
 

@@ -65,9 +65,11 @@ class SpanFile:
             first = list(itertools.islice(_until_damage(form.spans(window), quietly=True), 8))
         long = bool(first) and sum(size for _, size in first) / len(first) > LONG_SAMPLE
         self.path = path
+        self.damage: list[str] = []
+        """Why what follows the last sample is left out; empty when nothing is."""
         self._form = form
         with Window.open(path, capacity=HEADER_BYTES if long else MIB) as window:
-            found = form.spans(window) if whole else _until_damage(form.spans(window))
+            found = form.spans(window) if whole else _until_damage(form.spans(window), told=self.damage)
             spans = np.fromiter(itertools.chain.from_iterable(found), dtype=np.int64).reshape(-1, 2)
         self._begins = spans[:, 0].copy()
         self._sizes = (
@@ -111,7 +113,9 @@ class SpanFile:
             self._file = None
 
 
-def _until_damage(spans: Iterator[tuple[int, int]], *, quietly: bool = False) -> Iterator[tuple[int, int]]:
+def _until_damage(
+    spans: Iterator[tuple[int, int]], *, quietly: bool = False, told: list[str] | None = None
+) -> Iterator[tuple[int, int]]:
     count = 0
     try:
         for span in spans:
@@ -120,6 +124,8 @@ def _until_damage(spans: Iterator[tuple[int, int]], *, quietly: bool = False) ->
     except FormatError as error:
         if not quietly:
             log.warning(f"{count} samples of a damaged shard are used, the rest is left out: {error}")
+        if told is not None:
+            told.append(f"{error}")
 
 
 class Shards:
@@ -177,6 +183,10 @@ class Shards:
             return Blocks(starts, BLOCKS_MIXED)
         groups = max((cast(ParquetFile, file).largest_group for file in self._files), default=1)
         return Blocks(starts, max(1, min(BLOCKS_MIXED, HELD_BYTES // max(1, groups))))
+
+    def damaged(self) -> list[str]:
+        """Name the shards whose ends are left out, each with its damage."""
+        return [text for file in self._files if isinstance(file, SpanFile) for text in file.damage]
 
     def sample_bytes(self) -> Positions | None:
         """Return the bytes of each sample; None for formats whose samples share bytes, as rows of Parquet do."""

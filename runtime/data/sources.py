@@ -385,6 +385,10 @@ class _ShardSamples:
     def name(self, index: int) -> str:
         return self._shards.name(index)
 
+    def damaged_shards(self) -> list[str]:
+        """Name the shards whose ends are left out, each with its damage."""
+        return self._shards.damaged()
+
     def sample_bytes(self) -> Positions | None:
         """Return the bytes of each sample in its shard; None where they share bytes."""
         return self._shards.sample_bytes()

@@ -74,6 +74,8 @@ class Dataset:
     damaged: tuple[str, ...] = ()
     """The first ones, each with its reason."""
     damaged_count: int = 0
+    damaged_shards: tuple[str, ...] = ()
+    """Shards that can be read up to a damage only."""
     refused: str = ""
     """Why it cannot be read as a channel; empty when it can."""
     speed: Speed | None = None
@@ -229,6 +231,7 @@ class _Seen:
             "looked_at": self._looked,
             "damaged": tuple(self._damaged),
             "damaged_count": self._bad,
+            "damaged_shards": tuple(getattr(source, "damaged_shards", list)()),
         }
 
 

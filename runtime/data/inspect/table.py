@@ -46,6 +46,9 @@ def _samples(found: Dataset) -> Iterator[Row]:
     if found.looked_at:
         yield "damage", f"{found.damaged_count:,} of {found.looked_at:,} samples looked at"
     yield from (("", text) for text in found.damaged)
+    if found.damaged_shards:
+        yield "cut shards", f"{len(found.damaged_shards):,}, used up to the damage with on_bad='skip' only"
+    yield from (("", text) for text in found.damaged_shards[:5])
     for number, one in enumerate(found.shown):
         yield "" if number else "shown", f"{one.name}: x {one.x}, y {one.y}"
 

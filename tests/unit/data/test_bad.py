@@ -266,9 +266,34 @@ def test_together_the_ranks_break_a_bound_that_each_keeps() -> None:
     ranks[1].add(some(4, 5, 6), 100, 0, "skip")
     told = [bad for rank in ranks for bad in rank.fresh()]
     for rank in ranks:
-        with pytest.raises(UserError, match="6 of 10000 samples"):
-            rank.hear(told)
+        with pytest.raises(UserError, match="6 of 200 samples"):
+            rank.hear(told, 200)
     assert ranks[0].fresh() == ()
+
+
+def test_what_others_found_is_not_held_against_what_this_rank_has_seen() -> None:
+    """Of 2,000 samples over two ranks 24 are bad: 1.2 %, fewer than ten and a hundredth."""
+    ranks = [BadSamples("train", 10_000) for _ in range(2)]
+    ranks[0].add(some(*range(12)), 1000, 0, "skip")
+    ranks[1].add(some(*range(100, 112)), 1000, 0, "skip")
+    told = [bad for rank in ranks for bad in rank.fresh()]
+    for rank in ranks:
+        rank.hear(told, sum(rank.seen for rank in ranks))
+    ranks[0].add(some(12), 10, 0, "skip")
+    resumed = BadSamples("train", 10_000)
+    resumed.load_state(ranks[0].state(), str)
+    resumed.add(some(13), 10, 0, "skip")
+    resumed.hear(resumed.fresh(), 10)
+    assert len(resumed) == 26
+
+
+def test_together_the_ranks_break_a_share_that_each_keeps() -> None:
+    ranks = [BadSamples("train", 10_000) for _ in range(4)]
+    for number, rank in enumerate(ranks):
+        rank.add(some(*range(20 * number, 20 * number + 9)), 100, 0, "skip")
+    told = [bad for rank in ranks for bad in rank.fresh()]
+    with pytest.raises(UserError, match="36 of 400 samples"):
+        ranks[0].hear(told, 400)
 
 
 def test_after_they_talked_all_ranks_have_one_state() -> None:
@@ -277,7 +302,7 @@ def test_after_they_talked_all_ranks_have_one_state() -> None:
     ranks[1].add(some(3, 4), 100, 0, "skip")
     told = [bad for rank in ranks for bad in rank.fresh()]
     for rank in ranks:
-        rank.hear(told)
+        rank.hear(told, 200)
     assert ranks[0].state() == ranks[1].state()
     assert ranks[0].state()["samples"] == [[0, 1], [0, 2], [0, 3], [0, 4]]
 
@@ -337,7 +362,7 @@ def test_the_record_of_the_one_who_concludes_is_whole(tmp_path: Path) -> None:
     bad = BadSamples("train", 100, record=record)
     bad.load_state({"count": 1, "samples": [[0, 77]], "digest": ""}, lambda number: f"/data/{number}.jpg")
     bad.add(some(4), 10, 0, "skip")
-    bad.hear(some(4, 8))
+    bad.hear(some(4, 8), 20)
     assert "3 of 100 samples" in bad.conclude(0, "skip")
     lines = [json.loads(line) for line in record.read_text().splitlines()][1:]
     assert sorted(line["name"] for line in lines) == ["/data/4.jpg", "/data/77.jpg", "/data/8.jpg"]
@@ -349,7 +374,7 @@ def test_hosts_with_different_files_count_their_own_samples() -> None:
         host.add(some(7), 10, 0, "skip")
     told = [bad for host in hosts for bad in host.fresh()]
     for host in hosts:
-        host.hear(told)
+        host.hear(told, 20)
         assert len(host) == 2
     assert hosts[0].state() == hosts[1].state()
 

@@ -108,6 +108,16 @@ def test_tar_shards(tmp_path: Path, facts: Callable[..., dict[str, Any]]) -> Non
         assert about["labels_of"] == 30
 
 
+def test_a_shard_that_is_cut_is_named(tmp_path: Path, facts: Callable[..., dict[str, Any]], inspect: Inspect) -> None:
+    test_tar_shards(tmp_path, facts)
+    whole = (tmp_path / "part-0.tar").read_bytes()
+    (tmp_path / "part-1.tar").write_bytes(whole[: len(whole) // 2 - 100])
+    about = facts(tmp_path)
+    assert len(about["damaged_shards"]) == 1
+    assert "part-1.tar, byte" in about["damaged_shards"][0]
+    assert "cut shards" in inspect(tmp_path)[1]
+
+
 def test_of_very_many_shards_some_are_opened(
     tmp_path: Path, facts: Callable[..., dict[str, Any]], inspect: Inspect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
