@@ -106,7 +106,7 @@ def _from_tar(sample: Sample) -> Sample:
         elif name == image:
             found["image"] = value
         elif name == "cls":
-            found["label"] = _number_or_text(_decoded(value, name))
+            found["label"] = number_or_text(_decoded(value, name))
         elif name in ("txt", "text", "caption"):
             found["text"] = _decoded(value, name)
         elif name == "json":
@@ -214,7 +214,8 @@ def _decoded(value: bytes, name: str) -> str:
         raise BadSample(f"{name!r} is no UTF-8 text") from error
 
 
-def _number_or_text(text: str) -> int | float | str:
+def number_or_text(text: str) -> int | float | str:
+    """Return the number that a text is, else the text."""
     text = text.strip()
     for kind in (int, float):
         try:

@@ -164,7 +164,10 @@ def read_manifest(path: Path) -> Manifest:
             files=tuple(FileFacts(**file) for file in value["files"]),
         )
     except FileNotFoundError as error:
-        raise UserError(f"{path.parent} holds no manifest of a conversion", fix="slipway convert SOURCE ...") from error
+        raise UserError(
+            f"{path.parent} holds no manifest of a conversion",
+            fix="make one: slipway convert SOURCE --to FORM --out DIR",
+        ) from error
     except OSError as error:
         raise PlatformError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -172,10 +175,14 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def labels_of(directory: Path) -> Mapping[str, int]:
-    """Return the names of labels that a conversion left there, or above; none, when it left none."""
-    for here in (directory, directory.parent):
+    """Return the names of labels that a conversion left there, or above one of its splits; none, when it left none."""
+    inside = ""
+    for here in (directory, *directory.resolve().parents[:2]):
         if (here / MANIFEST).is_file():
-            return read_manifest(here / MANIFEST).labels
+            manifest = read_manifest(here / MANIFEST)
+            names = (f"{shard.split}/{shard.label}/".lstrip("/") for shard in manifest.shards)
+            return manifest.labels if not inside or any(name.startswith(inside) for name in names) else {}
+        inside = f"{directory.resolve().name if here == directory else here.name}/{inside}"
     return {}
 
 

@@ -290,7 +290,7 @@ def _planned(request: Request, opened: Opened, work: Path) -> tuple[Job, Plan]:
         job,
         labels=labels,
         numbers=numbers,
-        about=_about(options, survey, labels, numbers),
+        about=_about(options, survey, labels, numbers, vector="values" in first),
         lists=request.lists is not None,
     )
     places = np.unique(np.linspace(0, count - 1, min(MEASURED, count)).astype(np.int64)) if count else np.zeros(1, int)
@@ -328,15 +328,21 @@ def _labels(options: Options, source: Source, survey: Survey) -> Mapping[str, in
     names = [name for name in survey.names if isinstance(name, str)]
     if not names:
         return source.labels
+    if len(names) < len(survey.names) and options.to != "folders":
+        raise UserError(
+            f"Labels are numbers, such as {survey.names[0]}, and names, such as {names[0]!r}",
+            fix="mend them, or give every name its number: --labels FILE",
+        )
     if source.labels and set(names) <= set(source.labels):
         return source.labels
     return {name: number for number, name in enumerate(sorted(names))}
 
 
-def _about(options: Options, survey: Survey, labels: Mapping[str, int], numbers: Mapping[str, Number]) -> About:
+def _about(
+    options: Options, survey: Survey, labels: Mapping[str, int], numbers: Mapping[str, Number], *, vector: bool
+) -> About:
     columns = tuple(name for name in survey.columns if name not in options.drop)
     nameless = all(name == str(place) for place, name in enumerate(columns))
-    vector = any(name == "f0" for name in columns)
     header = not (nameless or vector) if options.header == "auto" else options.header == "yes"
     classes = [name for name in survey.names if isinstance(name, int)]
     known = {number: name for name, number in labels.items()}

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from runtime.base.errors import UserError
-from runtime.data.convert.fields import BOOKKEEPING, KEYS, SHAPE, image_field, label_field, scalar, text_field
+from runtime.data.convert.fields import (
+    BOOKKEEPING,
+    KEYS,
+    SHAPE,
+    image_field,
+    label_field,
+    number_or_text,
+    scalar,
+    text_field,
+)
 from runtime.data.convert.options import Options
 from runtime.data.convert.pictures import encoded_array, fitted, suffix_of
 from runtime.data.formats.samples import KEY, Sample, Sparse
@@ -77,10 +86,16 @@ class Shaper:
         made = {name: as_matrix(value, options) for name, value in made.items()}
         label = label_field(made)
         if label and isinstance(made[label], str) and self._labels:
-            if made[label] not in self._labels:
-                raise BadSample(f"the label {made[label]!r} is not among the {len(self._labels)} labels")
-            made[label] = self._labels[made[label]]
+            made[label] = self._number(made[label])
         return self._make(made, number)
+
+    def _number(self, label: str) -> int:
+        number = self._labels.get(label)
+        if number is None and (found := number_or_text(label)) in self._labels.values():
+            return int(found)  # a cell that is a number already
+        if number is None:
+            raise BadSample(f"the label {label!r} is not among the {len(self._labels)} labels")
+        return number
 
     # --- forms of files -----------------------------------------------------------------------------------------
 
@@ -330,7 +345,9 @@ class Shaper:
         except (TypeError, ValueError):
             if all(isinstance(value, str | int | float) for value in cells.values()):
                 wrong = next((name for name, value in cells.items() if not _is_number(value)), "")
-                raise BadSample(f"{cells[wrong]!r} in {wrong!r} is no number") from None
+                raise BadSample(
+                    f"{cells[wrong]!r} in {wrong!r} is no number. Fix: mend it, --drop {wrong}, or --on-bad skip"
+                ) from None
             return sample
         if not numbers:
             return sample

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -284,9 +284,9 @@ class ParquetRows:
 
         self._pa = pa
         self._schema = pa.ipc.read_schema(pa.py_buffer(schema))
-        self._names = frozenset(self._schema.names)
+        self._fits = {item.name: _fits(item.type) for item in self._schema}
         self._writer = pq.ParquetWriter(stream, self._schema, compression="zstd")
-        self._batches: list[Any] = []
+        self._rows: list[Mapping[str, Any]] = []
         self._bytes = 0
 
     def write(self, sample: Mapping[str, Any]) -> None:
@@ -295,16 +295,20 @@ class ParquetRows:
         Raises:
             ValueError: it does not fit the columns.
         """
-        strange = sorted(set(sample) - self._names)
-        if strange:
-            raise ValueError(f"the column {strange[0]!r} is new: others have {', '.join(self._schema.names[:8])}")
-        try:
-            columns = [self._pa.array([sample.get(item.name)], type=item.type) for item in self._schema]
-        except (self._pa.ArrowInvalid, self._pa.ArrowTypeError, OverflowError) as error:
-            raise ValueError(f"a value does not fit its column: {error}") from error
-        self._batches.append(self._pa.record_batch(columns, schema=self._schema))
-        self._bytes += self._batches[-1].nbytes
-        if len(self._batches) >= ROWS_PER_GROUP or self._bytes >= GROUP_BYTES:
+        size = 0
+        for name, value in sample.items():
+            fits = self._fits.get(name)
+            if fits is None:
+                raise ValueError(f"the column {name!r} is new: others have {', '.join(self._schema.names[:8])}")
+            if value is None:
+                continue
+            try:
+                size += fits(value)
+            except (self._pa.ArrowInvalid, self._pa.ArrowTypeError, TypeError, OverflowError, ValueError) as error:
+                raise ValueError(f"{name!r} is {value!r:.60}, which does not fit its column: {error}") from error
+        self._rows.append(sample)
+        self._bytes += size
+        if len(self._rows) >= ROWS_PER_GROUP or self._bytes >= GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:
@@ -313,10 +317,39 @@ class ParquetRows:
         self._writer.close()
 
     def _flush(self) -> None:
-        if self._batches:
-            table = self._pa.Table.from_batches(self._batches).combine_chunks()
-            self._writer.write_table(table, row_group_size=max(1, len(table)))
-            self._batches, self._bytes = [], 0
+        if self._rows:
+            # A column at a time: an Arrow array for each cell would cost ten times as much.
+            columns = [
+                self._pa.array([row.get(item.name) for row in self._rows], type=item.type) for item in self._schema
+            ]
+            table = self._pa.Table.from_arrays(columns, schema=self._schema)
+            self._writer.write_table(table, row_group_size=len(table))
+            self._rows, self._bytes = [], 0
+
+
+def _fits(kind: Any) -> Callable[[Any], int]:  # noqa: ANN401 - a type of Arrow
+    """Return what checks that a value fits a type, and tells its size; anything else than that it raises."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind):
+        return lambda value: len(_of(value, str).encode())
+    if pa.types.is_binary(kind):
+        return lambda value: len(_of(value, bytes))
+    if pa.types.is_int64(kind):
+        return lambda value: 8 * (-(1 << 63) <= _of(value, int) < 1 << 63) or _refuse_long()
+    if pa.types.is_float64(kind):
+        return lambda value: 8 if value.__class__ is float else int(pa.array([value], type=kind).nbytes)
+    return lambda value: int(pa.array([value], type=kind).nbytes)
+
+
+def _of(value: Any, kind: type[Any]) -> Any:  # noqa: ANN401 - whatever a field holds
+    if value.__class__ is not kind:
+        raise TypeError(f"{kind.__name__} is expected")
+    return value
+
+
+def _refuse_long() -> int:
+    raise OverflowError("more than 64 bits")
 
 
 def list_line(number: int, label: Any, name: str) -> str:  # noqa: ANN401 - a number, or several

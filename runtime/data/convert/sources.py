@@ -151,8 +151,9 @@ def _open_shards(root: Path, paths: Sequence[Path], options: Options, work: Path
     if not unpacked:
         raise UserError(f"No shard of {root} can be read: {problems[0][1]}")
     shards = _Sharded(root, unpacked, options, problems)
-    if not len(shards) and not problems:
-        raise UserError(f"{root} has no samples: its {shards.form} files are empty")
+    if not len(shards):
+        why = problems[0][1] if problems else f"its {shards.form} files are empty"
+        raise UserError(f"{root} has no samples that can be read: {why}")
     return Opened(shards, tuple(problems))
 
 
@@ -201,7 +202,9 @@ def _unpacked(path: Path, root: Path, work: Path) -> Path:
 def _renamed(sample: Sample, roles: Sequence[tuple[str, str]]) -> Sample:
     for new, old in roles:
         if old not in sample:
-            raise BadSample(f"it has no field {old!r}: it has {', '.join(sample) or 'none'}")
+            raise BadSample(
+                f"it has no field {old!r}: it has {', '.join(sample) or 'none'}. Fix: name one that all samples have"
+            )
         if new in sample and new != old:
             raise BadSample(f"{old!r} is to be called {new!r}, which is there already: --drop one")
         sample = {(new if name == old else name): value for name, value in sample.items()}

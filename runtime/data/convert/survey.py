@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from runtime.base.errors import PlatformError, UserError
-from runtime.data.convert.fields import BOOKKEEPING, label_field, label_of, split_key
+from runtime.data.convert.fields import BOOKKEEPING, label_field, label_of, number_or_text, split_key
 from runtime.data.convert.options import CLASSES, TABLES, Options
 from runtime.data.convert.shapes import CannotHoldError, Shaper, as_matrix, for_arrow
 from runtime.data.convert.sources import Source
@@ -82,7 +82,8 @@ def needs_of(options: Options, source: Source, first: Sample) -> Needs:
         source: to be converted.
         first: a sample of it.
     """
-    named = isinstance(first.get(label_field(first)), str) and not _is_number(first.get(label_field(first)))
+    value = first.get(label_field(first))
+    named = isinstance(value, str) and (source.form not in TABLES or not _is_number(value))
     mapped = options.to in CLASSES or ("image" in first and options.to != "folders")
     return Needs(
         splits=bool(options.splits),
@@ -116,6 +117,8 @@ def look(source: Source, options: Options, needs: Needs, begin: int, end: int) -
             splits[index - begin] = split_of(split_key(sample), options.splits)
         if needs.labels:
             label = label_of(sample)
+            if source.form in TABLES and isinstance(label, str):  # cells are text, whatever they mean
+                label = number_or_text(label) if label.strip() else None
             if label is not None:
                 labels[index - begin] = names.setdefault(label, len(names))
         if needs.columns:
