@@ -401,6 +401,8 @@ TIMES = {
     *("started", "ended", "seconds", "at", "phases", "billable_seconds", "training_seconds", "Timestamp"),
     *("StartTime", "EndTime", "CreationTime", "TrainingStartTime", "TrainingEndTime"),
     *("TrainingTimeInSeconds", "BillableTimeInSeconds"),
+    # How often the agent of checkpoints has met a file that was there for a moment.
+    *("uploaded", "uploaded_bytes", "removed"),
 }
 
 
