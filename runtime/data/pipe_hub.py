@@ -38,6 +38,8 @@ class Peer:
         self.socket = connection
         self.hello: Hello | None = None
         self.alive = True
+        self.answered = False
+        """It wanted the head alone, and has it."""
         self.pending: deque[memoryview] = deque()
         self.incoming = b""
 
@@ -71,7 +73,7 @@ class Hub:
         return [
             peer
             for peer in self._peers.values()
-            if peer.hello is not None and peer not in self.served and (peer.hello.epoch >= 0 or self.head is None)
+            if peer.hello is not None and peer not in self.served and not peer.answered
         ]
 
     def wait(self, descriptor: int, seconds: float) -> bool:
@@ -186,6 +188,7 @@ class Hub:
 
             if hello.epoch < 0 and self.head is not None:
                 # At once: who asks in the middle of an epoch may be the one for whose sake it does not go on.
+                peer.answered = True
                 peer.pending.extend(map(memoryview, self.head))
                 self._flush(peer)
 

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from runtime.data.order import Last
 from runtime.data.pipe import NoLength, attributes_of
 from runtime.local.inputs.order import Share
 from tests.conftest import wait_for
-from tests.pipes import Pipes, labels, open_pipe, png, run_world, wrap, written
+from tests.pipes import Pipes, World, labels, open_pipe, png, run_world, wrap, written
 
 
 @pytest.fixture
@@ -105,6 +107,29 @@ def test_the_shape_may_be_asked_for_in_the_middle_of_an_epoch(pipes: Pipes) -> N
     next(batches)
     assert data.shape == (1, 3, 4)
     assert [int(label) for label in next(batches)[1]] == [4, 5, 6, 7]
+
+
+def test_ranks_may_ask_for_the_shape_while_it_is_looked_for(pipes: Pipes) -> None:
+    """The second one comes after the reader has begun to look, and before it has seen anything."""
+    go = threading.Event()
+
+    def pieces(_: int) -> Iterator[bytes]:
+        assert go.wait(60)
+        yield written("recordio-image", range(9))
+
+    prefix = pipes.feed(pieces)
+    world = World(1, 4)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(lambda rank: open_pipe(prefix, world=world, rank=rank).shape, n) for n in range(4)]
+        wait_for(lambda: connected(os.getpid()) >= 4, "all four have asked")
+        go.set()
+        assert [each.result(60) for each in asked] == [(1, 3, 4)] * 4
+
+
+def connected(pid: int) -> int:
+    """Count connections to readers that this process has started."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    return sum(f"@slipway-pipe-{pid}-" in line and line.split()[5] == "03" for line in lines)
 
 
 def test_the_shuffle_is_the_same_in_every_world_and_another_in_every_epoch(pipes: Pipes) -> None:
