@@ -77,6 +77,10 @@ class SpanFile:
         )
         self._file: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the file itself."""
+        return {**self.__dict__, "_file": None}
+
     def __len__(self) -> int:
         """Count the samples."""
         return len(self._begins)

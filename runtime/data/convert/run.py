@@ -1,14 +1,14 @@
 """A conversion as a whole: look, plan, make the shards on processes, write the manifest."""
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
-import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -54,7 +54,6 @@ TRIED = 16
 """Samples that are looked at for a first good one."""
 COUNT_EVERY = 64
 SAY_EVERY_S = 0.5
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def _planned(request: Request, opened: Opened, work: Path) -> tuple[Job, Plan]:
     job = Job(source, options, {}, About(), _mode(first), request.out, work)
     if needs.any:
         stretches = [(begin, min(begin + STRETCH, count)) for begin in range(0, count, STRETCH)]
-        with _hands(request, _Looking(source, options, needs), len(stretches)) as do:
+        with _hands(request, _Looking(source, options, needs), len(stretches), work) as do:
             survey = combine(do(_look, stretches), needs)
     labels = _labels(options, source, survey)
     numbers = _numbers(options, source, survey)
@@ -295,7 +294,7 @@ def _planned(request: Request, opened: Opened, work: Path) -> tuple[Job, Plan]:
     )
     places = np.unique(np.linspace(0, count - 1, min(MEASURED, count)).astype(np.int64)) if count else np.zeros(1, int)
     groups = [group.tolist() for group in np.array_split(places, max(1, min(len(places) // 8, 32)))]
-    with _hands(request, job, len(groups) if options.short_edge or options.decode else 1) as do:
+    with _hands(request, job, len(groups) if options.short_edge or options.decode else 1, work) as do:
         sizes = np.array([size for group in do(_measure, [(group,) for group in groups]) for size in group], float)
     sizes = np.where(sizes > 0, sizes, sizes[sizes > 0].mean() if (sizes > 0).any() else 1.0)
     lines = lines_of(count, source.digest, options, survey, source.blocks)
@@ -395,13 +394,20 @@ class _State:
     counter: Any = None
 
 
-def _begin(held: Any, counter: Any, parent: int) -> None:  # noqa: ANN401 - a job or a look
-    # Whoever waits for work would wait for ever when the process that gives it is killed.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+def _begin(path: str, counter: Any) -> None:  # noqa: ANN401 - a shared number
+    # Whoever waits for work would wait for ever when the process that gives it is killed: the kernel's signal for that
+    # comes from the server that forks, and this lives as long as its children do.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with open(path, "rb") as stream:
+        _State.held = pickle.load(stream)  # noqa: S301 - written by the process that started this one
+    _State.counter = counter
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
         os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    _State.held, _State.counter = held, counter
 
 
 def _look(begin: int, end: int) -> Stretch:
@@ -500,9 +506,9 @@ Do = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 
 
 @contextlib.contextmanager
-def _hands(request: Request, held: Any, tasks: int) -> Generator[Do]:  # noqa: ANN401 - a job or a look
+def _hands(request: Request, held: Any, tasks: int, work: Path) -> Generator[Do]:  # noqa: ANN401 - a job or a look
     """Give what does tasks in order, on as many processes as there is work for."""
-    counter = multiprocessing.Value("q", 0)
+    counter = multiprocessing.get_context("forkserver").Value("q", 0)
     if min(request.processes, tasks) <= 1:
         before = _State.held, _State.counter
         _State.held, _State.counter = held, counter
@@ -511,7 +517,7 @@ def _hands(request: Request, held: Any, tasks: int) -> Generator[Do]:  # noqa: A
         finally:
             _State.held, _State.counter = before
         return
-    with _executor(min(request.processes, tasks), held, counter) as executor:
+    with _executor(min(request.processes, tasks), held, counter, work) as executor:
 
         def do(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
             futures = [executor.submit(function, *each) for each in arguments]
@@ -521,10 +527,13 @@ def _hands(request: Request, held: Any, tasks: int) -> Generator[Do]:  # noqa: A
 
 
 @contextlib.contextmanager
-def _executor(processes: int, held: Any, counter: Any) -> Generator[ProcessPoolExecutor]:  # noqa: ANN401 - as above
-    # By fork: the places of all samples, which may be gigabytes, are then there once.
-    context = multiprocessing.get_context("fork")
-    executor = ProcessPoolExecutor(processes, context, _begin, (held, counter, os.getpid()))
+def _executor(processes: int, held: Any, counter: Any, work: Path) -> Generator[ProcessPoolExecutor]:  # noqa: ANN401 - as above
+    # Not by fork: Arrow and others have threads here, and what they hold stays locked in a copy of this process.
+    path = work / "job.partial"
+    with path.open("wb") as stream:
+        pickle.dump(held, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    context = multiprocessing.get_context("forkserver")
+    executor = ProcessPoolExecutor(processes, context, _begin, (str(path), counter))
     try:
         yield executor
     except BrokenProcessPool as error:
@@ -541,7 +550,7 @@ def _make_all(request: Request, job: Job, mine: Sequence[Slot], done: Mapping[in
     due = [slot for slot in mine if slot.number not in done]
     kept = sum(slot.end - slot.begin for slot in mine if slot.number in done)
     total = sum(slot.end - slot.begin for slot in mine)
-    counter = multiprocessing.Value("q", 0)
+    counter = multiprocessing.get_context("forkserver").Value("q", 0)
     with (job.work / "journal").open("a", encoding="utf-8", errors="surrogateescape") as journal:
 
         def note(one: Made) -> None:
@@ -560,7 +569,7 @@ def _make_all(request: Request, job: Job, mine: Sequence[Slot], done: Mapping[in
                 note(_make(slot.number))
                 tell()
         else:
-            with _executor(min(request.processes, len(due)), job, counter) as executor:
+            with _executor(min(request.processes, len(due)), job, counter, job.work) as executor:
                 waiting: set[Future[Made]] = {executor.submit(_make, slot.number) for slot in due}
                 while waiting:
                     ended, waiting = wait(waiting, SAY_EVERY_S, FIRST_COMPLETED)

@@ -114,7 +114,8 @@ class FileSink:
         self._name = name
         self._out = out
         self._suffix = SUFFIXES[options.to]
-        self._partial = work / f"{name.replace('/', '!')}{self._suffix}.partial"
+        # With the process in its name: what a killed conversion leaves may live on for a moment.
+        self._partial = work / f"{name.replace('/', '!')}{self._suffix}.{os.getpid()}.partial"
         self._stream = self._partial.open("wb")
         self._writer = _writer(options, self._stream, about)
         self._index: dict[int, int] = {}
@@ -166,7 +167,7 @@ class TreeSink:
         self._options, self._out, self._work, self._about = options, out, work, about
         self._number = number
         self._before, _, _ = name.rpartition("/")
-        self._stem = work / f"tree-{number:05d}"
+        self._stem = work / f"tree-{number:05d}-{os.getpid()}"
         self._names: set[str] = set()
         self._files: list[tuple[Path, str]] = []
 
@@ -234,7 +235,7 @@ class ArraySink:
     def __init__(self, name: str, out: Path, work: Path) -> None:
         self._before = name.rpartition("/")[0]
         self._out = out
-        self._partial = {part: work / f"{name.replace('/', '!')}.{part}.partial" for part in ("x", "y")}
+        self._partial = {part: work / f"{name.replace('/', '!')}.{part}.{os.getpid()}.partial" for part in ("x", "y")}
         self._streams: dict[str, Any] = {}
         self._kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         self._rows = 0

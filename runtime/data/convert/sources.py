@@ -368,6 +368,9 @@ class _Arrays:
         self.labels = labels_of(root)
         self._labelled = (root / "y.npy").is_file() or any("y" in np.load(path).files for path in root.glob("*.npz"))
 
+    def __reduce__(self) -> tuple[type["_Arrays"], tuple[Path]]:
+        return _Arrays, (self._root,)  # the arrays stay on the disk
+
     def __len__(self) -> int:
         return len(self._source)
 

@@ -66,6 +66,10 @@ class ParquetFile:
         """Bytes of the largest row group, decompressed."""
         self._held: OrderedDict[int, Any] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the file itself, and decodes what it needs."""
+        return {**self.__dict__, "_file": None, "_held": OrderedDict()}
+
     def __len__(self) -> int:
         """Count the rows."""
         return self._starts[-1]

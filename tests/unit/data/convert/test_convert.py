@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -428,24 +430,25 @@ run(Path(sys.argv[1]), "recordio-image", Path(sys.argv[2]), shards=2)
     assert {name: data for name, data in content(out).items() if not name.startswith(".")} == whole
 
 
-def test_the_processes_end_with_the_one_that_started_them(folders: Path, tmp_path: Path) -> None:
-    script = """
-import os, signal, sys, time
-from pathlib import Path
-from runtime.data.convert import run as module
-from tests.unit.data.convert.datasets import run
-def wait(job, slot):
-    print(os.getpid(), flush=True)
-    time.sleep(1_000_000)
-module._make_slot = wait
-run(Path(sys.argv[1]), "tar", Path(sys.argv[2]), shards=2, processes=2)
-"""
-    command = [sys.executable, "-c", script, str(folders), str(tmp_path / "out")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[4]) as process:
-        assert process.stdout is not None
-        assert all(int(process.stdout.readline()) for _ in range(2))
+def test_the_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Two processes wait for an image that never comes: a FIFO. Their ends show in the other end of it."""
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    measured = set(np.linspace(0, 599, 256).astype(int).tolist())
+    stuck = [next(n for n in range(begin, 600) if n not in measured) for begin in (1, 301)]
+    for number in range(600):
+        path = tmp_path / "in" / "a" / f"{number:03d}.png"
+        os.mkfifo(path) if number in stuck else path.write_bytes(picture(0, 2, 2, "PNG"))
+    command = [sys.executable, "-m", "runtime.cli", "convert", str(tmp_path / "in"), "--to", "tar"]
+    command += ["--out", str(tmp_path / "out"), "--shards", "2", "--processes", "2"]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[4]) as process:
+        # Opens when somebody reads.
+        ends = [os.open(tmp_path / "in" / "a" / f"{number:03d}.png", os.O_WRONLY) for number in stuck]
         process.kill()
-        process.stdout.read()  # ends when nobody holds the other end any more
+    for end in ends:
+        gone = select.poll()
+        gone.register(end, 0)
+        assert gone.poll(120_000) == [(end, select.POLLERR)]
+        os.close(end)
 
 
 def test_a_complete_output_is_left_alone_and_another_one_refused(folders: Path, tmp_path: Path) -> None:
