@@ -35,7 +35,7 @@ from runtime.data.convert.manifest import (
 )
 from runtime.data.convert.options import TABLES, TREES, Options, digest_of
 from runtime.data.convert.plan import Plan, Slot, lines_of, make_plan
-from runtime.data.convert.shapes import CannotHoldError, Shaper
+from runtime.data.convert.shapes import Shaper
 from runtime.data.convert.sinks import About, Sink, list_line, open_sink
 from runtime.data.convert.sources import Opened, Source, open_source
 from runtime.data.convert.survey import BAD as BAD_ERRORS
@@ -296,10 +296,20 @@ def _planned(request: Request, opened: Opened, work: Path) -> tuple[Job, Plan]:
     groups = [group.tolist() for group in np.array_split(places, max(1, min(len(places) // 8, 32)))]
     with _hands(request, job, len(groups) if options.short_edge or options.decode else 1, work) as do:
         sizes = np.array([size for group in do(_measure, [(group,) for group in groups]) for size in group], float)
+    if count and not sizes.any():
+        _refuse(job, int(places[0]))
     sizes = np.where(sizes > 0, sizes, sizes[sizes > 0].mean() if (sizes > 0).any() else 1.0)
     lines = lines_of(count, source.digest, options, survey, source.blocks)
     plan = make_plan(lines, count, options, sizes)
     return replace(job, plan=plan), plan
+
+
+def _refuse(job: Job, index: int) -> None:
+    """Say why nothing can be converted: leaving all out is no policy."""
+    try:
+        job.shaper().shape(job.source.read(index), index)
+    except BAD_ERRORS as error:
+        raise named_error(job.source, index, error) from error
 
 
 def _first(source: Source, options: Options) -> Sample:
@@ -423,8 +433,6 @@ def _measure(places: Sequence[int]) -> list[float]:
     for index in places:
         try:
             found.append(float(_bytes(shaper.shape(job.source.read(index), index))))
-        except CannotHoldError as error:
-            raise named_error(job.source, index, error) from error
         except BAD_ERRORS as error:
             if job.options.on_bad == "raise":
                 raise named_error(job.source, index, error) from error
@@ -483,7 +491,7 @@ def _fill(job: Job, slot: Slot, sink: Sink) -> Made:
             if job.lists and job.options.to == "recordio-image":
                 lists.append(list_line(made["id"], made["label"], made[KEY]))
         except BAD_ERRORS as error:
-            if job.options.on_bad == "raise" or isinstance(error, CannotHoldError):
+            if job.options.on_bad == "raise":
                 raise named_error(job.source, index, error) from error
             problems.append((job.source.name(index), str(error)))
         if place - counted >= COUNT_EVERY:

@@ -340,6 +340,16 @@ def test_bad_images_end_the_conversion_or_are_left_out_and_told(folders: Path, t
     assert "empty" in told[1]["why"]
 
 
+def test_a_sample_without_what_the_form_needs_is_left_out_like_any_other(tmp_path: Path) -> None:
+    run(pairs(tmp_path / "pairs", 4), "tar", tmp_path / "in")
+    run(label_folders(tmp_path / "folders", {"a": 2}), "tar", tmp_path / "more")
+    (tmp_path / "more" / "part-00000.tar").rename(tmp_path / "in" / "part-00001.tar")
+    made = run(tmp_path / "in", "pairs", tmp_path / "out", on_bad="skip")
+    assert (made.samples, made.bad) == (4, 2)
+    with pytest.raises(UserError, match="recordio-protobuf cannot hold the field 'text'"):
+        run(tmp_path / "pairs", "recordio-protobuf", tmp_path / "none", on_bad="skip")
+
+
 def test_of_a_damaged_shard_the_samples_before_the_damage_are_taken(folders: Path, tmp_path: Path) -> None:
     run(folders, "tfrecord", tmp_path / "in", shards=2)
     path = tmp_path / "in" / "part-00001.tfrecord"
