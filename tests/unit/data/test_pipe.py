@@ -119,8 +119,12 @@ def test_ranks_may_ask_for_the_shape_while_it_is_looked_for(pipes: Pipes) -> Non
 
     prefix = pipes.feed(pieces)
     world = World(1, 4)
+
+    def shape(rank: int) -> tuple[int, ...]:
+        return open_pipe(prefix, world=world, rank=rank).shape
+
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(lambda rank: open_pipe(prefix, world=world, rank=rank).shape, n) for n in range(4)]
+        asked = [pool.submit(shape, rank) for rank in range(4)]
         wait_for(lambda: connected(os.getpid()) >= 4, "all four have asked")
         go.set()
         assert [each.result(60) for each in asked] == [(1, 3, 4)] * 4
