@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -42,6 +41,7 @@ from runtime.data.convert.survey import BAD as BAD_ERRORS
 from runtime.data.convert.survey import INTEGERS, STRETCH, TEXT, Stretch, Survey, combine, look, named_error, needs_of
 from runtime.data.formats.samples import KEY, Sample
 from runtime.data.images import mode_of
+from runtime.data.orphans import end_with_parent
 from runtime.data.views import LABEL_FIELDS
 
 log = Log("convert")
@@ -405,19 +405,10 @@ class _State:
 
 
 def _begin(path: str, counter: Any) -> None:  # noqa: ANN401 - a shared number
-    # Whoever waits for work would wait for ever when the process that gives it is killed: the kernel's signal for that
-    # comes from the server that forks, and this lives as long as its children do.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with open(path, "rb") as stream:
         _State.held = pickle.load(stream)  # noqa: S301 - written by the process that started this one
     _State.counter = counter
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _look(begin: int, end: int) -> Stretch:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Not blocking: a FIFO that has the name of a caption is empty, and nobody waits for who may write to it."""
 
 
 @dataclass(frozen=True)

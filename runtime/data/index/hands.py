@@ -10,6 +10,7 @@ from runtime.data.index.files import Files
 from runtime.data.index.rows import Options
 from runtime.data.index.tasks import Done, Share, Task
 from runtime.data.index.worker import Worker
+from runtime.data.orphans import end_with_parent
 
 ALONE_S = 0.5
 """Longer than a pool of processes takes to start."""
@@ -69,6 +70,7 @@ _worker: Worker | None = None
 
 def _begin(files: Files, options: Options, share: Share, directory: str) -> None:
     global _worker
+    end_with_parent()
     _worker = _make_worker(files, options, share, directory)
 
 

@@ -22,6 +22,7 @@ from runtime.data.index.merge import merge
 from runtime.data.index.reader import Index
 from runtime.data.index.rows import LONGEST_CAPTION, Options
 from runtime.data.index.tasks import Share
+from tests.conftest import wait_for
 from tests.unit.data.index.trees import CountedFiles, SlowFiles, add_pair, grow, jpeg
 
 PAIRS = Options("pairs")
@@ -329,6 +330,41 @@ def test_a_build_that_was_killed_goes_on_with_what_it_had(tree: Path, out: Path,
     assert built.digest == anew.digest
     assert text_of(out) == text_of(tmp_path / "anew")
     assert not (out / BUILDING).exists()
+
+
+ORPHANED = """
+import sys
+from pathlib import Path
+from runtime.data.index import build as build_module, hands
+from runtime.data.index.build import Request, build
+from runtime.data.index.rows import Options
+from tests.conftest import wait_for
+from tests.unit.data.index.trees import SlowFiles
+hands.ALONE_S = 0.0
+if __name__ == "__main__":
+    build(Request(Path(sys.argv[1]), Path(sys.argv[2]), Options("pairs"), processes=2, files=SlowFiles))
+"""
+
+
+def test_the_processes_of_a_build_end_with_it(tree: Path, out: Path, tmp_path: Path) -> None:
+    grow(tree, 20, 10)
+    script = tmp_path / "orphaned.py"
+    script.write_text(ORPHANED)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    with subprocess.Popen([sys.executable, script, tree, out], env=environ) as process:
+        wait_for(lambda: len(list(out.glob(".building/spool-*.len"))) > 1, "spools of the pool's processes")
+        process.kill()
+    pids = {int(path.name.split("-")[1]) for path in out.glob(".building/spool-*.len")} - {process.pid}
+    assert pids
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"the end of {pids}")
+
+
+def test_a_fifo_among_the_captions_holds_up_nobody(tree: Path, out: Path) -> None:
+    add_pair(tree, "good.jpg")
+    (tree / "stuck.jpg").write_bytes(jpeg())
+    os.mkfifo(tree / "stuck.txt")
+    build(Request(tree, out, PAIRS))
+    assert problems(out) == {"stuck.jpg": "its caption is empty"}
 
 
 # --- damage and limits ----------------------------------------------------------------------------------------
