@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.base import log
 from runtime.contract.paths import Paths
 from tests.s3 import _bridge_server, _loopback_server, bridge_s3, s3
 
@@ -22,6 +23,14 @@ __all__ = ["_bridge_server", "_loopback_server", "bridge_s3", "s3"]
 
 GOLDEN = Path(__file__).parent / "golden"
 _BLOCKS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_the_start() -> Iterator[None]:
+    """What a test says of this process's place in a job is not said of the next one's."""
+    log.configure()
+    yield
+    log.configure()
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
